@@ -1,0 +1,510 @@
+// SPDX-License-Identifier: MIT-0
+
+//! Threaded Tokio: how to call blocking code from an async Rust server.
+//!
+//! This is the program of the blog post "Threaded Tornado", translated line
+//! for line. A client connects, a [`Core`] sleeps ten seconds for it on a
+//! worker thread, and nobody else has to wait for that. See it answer 13
+//! clients at once:
+//!
+//! ```sh
+//! ./run.sh
+//! ```
+//!
+//! Part 1 is the post. Each line of its Python stands in a comment that starts
+//! with `py|`, right above the Rust that answers it. Part 2 is what the post
+//! got from `import tornado` and what Rust leaves to you. Read part 1 first: a
+//! name that you do not know yet is explained in part 2.
+
+// py| import time
+use std::{thread, time::Duration};
+// py| import tornado.gen
+// No import answers this one: `async` and `.await` belong to the language.
+// py| import tornado.ioloop
+use tokio::runtime::Runtime;
+// py| import tornado.web
+use hyper::{Method, Request, Response, StatusCode, Version, body::Incoming};
+// py| from concurrent.futures import ThreadPoolExecutor
+// The standard library has no such pool. Part 2 makes it from these:
+use tokio::runtime::{Builder, Handle};
+use tokio::task::{JoinError, JoinHandle};
+
+// The rest is for part 2.
+use http_body_util::Full;
+use hyper::body::{Body, Bytes};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{http::uri::Authority, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{self, ExitCode};
+use std::task::{Context, Poll};
+use std::{convert::Infallible, env, pin::Pin, str::FromStr, sync::Arc};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout_at};
+
+// ===== PART 1: THE POST =====================================================
+
+// ----- CORE -----------------------------------------------------------------
+
+/// The work that a request asks for. It knows nothing of HTTP or of async
+/// code, so it is free to block. Put your own in its place.
+// py| class Core:
+struct Core {
+    sleep: Duration,
+}
+
+impl Core {
+    /// Reads `SLEEP`, in seconds. Python's `Core()` had nothing to set up.
+    fn new() -> Self {
+        let allowed = "0 to 86400 seconds";
+        let in_range = |s: &f64| (0.0..=86_400.0).contains(s);
+        let seconds = setting("SLEEP", 10.0, allowed, in_range);
+        Self { sleep: Duration::from_secs_f64(seconds) }
+    }
+
+    /// Blocks the thread that calls it for `SLEEP` seconds and returns the
+    /// body of the answer. Where it panics, its client gets a 500.
+    ///
+    /// As many threads as there are workers are in here at once. They share
+    /// the core by `&self`; what they change in it needs a lock or an atomic.
+    // py| def get(self, remote_ip):
+    fn get(&self, remote_ip: IpAddr) -> String {
+        // `println!` would panic once stdout has lost its reader, as it does
+        // in `./run.sh | head`. `.ok()` gives up the line, not the request.
+        // py| print('going to sleep', remote_ip)
+        writeln!(io::stdout(), "going to sleep {remote_ip}").ok();
+        // py| time.sleep(10)
+        thread::sleep(self.sleep);
+        // py| print('done sleeping', remote_ip)
+        writeln!(io::stdout(), "done sleeping {remote_ip}").ok();
+        // py| return 'msg to client ' + remote_ip
+        format!("msg to client {remote_ip}")
+    }
+}
+
+// ----- MAIN HANDLER ---------------------------------------------------------
+
+/// Takes a request to the core, and the core's result back to the client.
+///
+/// As in Tornado, each request has a handler of its own. `Clone` makes it, and
+/// cheaply: `Arc` is a counted pointer, so its clone is one more owner of the
+/// same core.
+// py| class MainHandler(tornado.web.RequestHandler):
+#[derive(Clone)]
+struct MainHandler {
+    executor: ThreadPoolExecutor,
+    core: Arc<Core>,
+    webserver: Arc<WebServer>,
+}
+
+impl MainHandler {
+    /// Tornado calls it for each request, with the dict of the route. Here it
+    /// is called once, for the handler that the others are cloned from.
+    // py| def initialize(self, executor, core, webserver):
+    fn initialize(
+        executor: ThreadPoolExecutor,
+        core: Arc<Core>,
+        webserver: Arc<WebServer>,
+    ) -> Self {
+        // py| self._executor = executor
+        // py| self._core = core
+        // py| self._webserver = webserver
+        Self { executor, core, webserver }
+    }
+
+    /// Answers `GET uri` with 200 and what the core returns, or with 500 if
+    /// the core panics.
+    ///
+    /// When the client leaves before that, hyper drops this future at its
+    /// `.await`, and the [`Job`] goes with it.
+    // py| @tornado.gen.coroutine
+    // py| def get(self, uri):
+    // py| ip = self.request.remote_ip
+    // The address is a parameter, since nothing else of the request is needed.
+    // A request that is kept costs 5 KB for as long as its client waits.
+    async fn get(self, uri: &str, remote_ip: IpAddr) -> Page {
+        // One more owner until `get` ends: the server counts them when it
+        // shuts down, and knows how many answers it owes.
+        let _open = Arc::clone(&self.webserver.open);
+
+        // The job may run longer than this future lives, so it must own what
+        // it uses. It gets its own `Arc`, and `move` puts that into the job.
+        let core = Arc::clone(&self.core);
+
+        // `.await` is the post's `yield`: until the result is there, the loop
+        // serves others. With `core.get(remote_ip)` called right here, one of
+        // the loop's own threads would sleep.
+        // py| res = yield self._executor.submit(self._core.get, remote_ip=ip)
+        let res = self.executor.submit(move || core.get(remote_ip)).await;
+
+        match res {
+            // py| self.write(res)
+            Ok(res) => page(StatusCode::OK, res),
+            Err(why) => {
+                say(&format!("500 GET {uri} ({remote_ip}): {why}"));
+                error_page(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
+    }
+}
+
+// ----- WEB SERVER -----------------------------------------------------------
+
+/// Where the server listens, and which requests it has not answered yet.
+// py| class WebServer:
+struct WebServer {
+    address: SocketAddr,
+    /// Owned once by the server and once by each open request.
+    open: Arc<()>,
+}
+
+impl WebServer {
+    /// Reads `HOST` and `PORT`. Rust has no default arguments: the post's 8888
+    /// is the default of the setting.
+    // py| def __init__(self, port=8888):
+    fn new() -> Self {
+        let localhost = Ipv4Addr::LOCALHOST.into();
+        let host = setting("HOST", localhost, "an IP address", |_| true);
+        let port = setting("PORT", 8888, "0 (any) to 65535", |_| true);
+        // py| self._port = port
+        Self { address: SocketAddr::new(host, port), open: Arc::new(()) }
+    }
+
+    /// Serves until SIGINT or SIGTERM, answers what it has accepted by then,
+    /// and returns the status to exit with: 1 if some of that went unanswered.
+    ///
+    /// Synchronous, as in the post, and here it must be: both runtimes end in
+    /// this function, and a runtime that is dropped in async code panics.
+    // py| def start(self, core):
+    fn start(self, core: Core) -> ExitCode {
+        // py| webapp = tornado.web.Application([
+        // py|     (r'(/)', MainHandler, {
+        // py|         'executor': ThreadPoolExecutor(max_workers=10),
+        let in_range = |n: &usize| (1..=10_000).contains(n);
+        let workers = setting("WORKERS", 10, "1 to 10000", in_range);
+        let executor = ThreadPoolExecutor::new(workers);
+        let (executor, pool) = or_exit("start the executor", executor);
+        // py|         'core': core,
+        let core = Arc::new(core);
+        // py|         'webserver': self,
+        let webserver = Arc::new(self);
+        // py|     }),
+        // py| ])
+        let webserver_of = Arc::clone(&webserver);
+        let handler = MainHandler::initialize(executor, core, webserver_of);
+        let webapp = Application { uri: "/", handler };
+
+        let ioloop = or_exit("start the loop", Runtime::new());
+        let deadline = ioloop.block_on(async {
+            // py| webapp.listen(self._port)
+            let address = webserver.address;
+            let task = format!("listen on {address} (try another PORT)");
+            let listener = or_exit(&task, listen(address));
+            // py| tornado.ioloop.IOLoop.current().start()
+            serve(listener, webapp).await
+        });
+
+        let unanswered = Arc::strong_count(&webserver.open) - 1;
+        if unanswered == 0 {
+            // A job whose client has left may still run. It may take what is
+            // left of the time. The loop is still there for a second signal.
+            pool.shutdown_timeout(deadline - Instant::now());
+            return ExitCode::SUCCESS;
+        }
+        say(&format!("{unanswered} accepted requests went unanswered"));
+        // Dropped as they are, the runtimes would wait for their threads for
+        // ever. The loop goes first: its requests abort their queued jobs.
+        ioloop.shutdown_background();
+        pool.shutdown_background();
+        ExitCode::FAILURE
+    }
+}
+
+// ----- THE ENTRYPOINT -------------------------------------------------------
+
+fn main() -> ExitCode {
+    // py| core = Core()
+    let core = Core::new();
+    // py| ws = WebServer()
+    let ws = WebServer::new();
+    // py| ws.start(core)
+    ws.start(core)
+}
+
+// ===== PART 2: WHAT `import tornado` DID FOR YOU ============================
+
+// ----- the executor ---------------------------------------------------------
+
+/// Python's `concurrent.futures.ThreadPoolExecutor`: `max_workers` threads and
+/// one queue before them, first in, first out, as long as it may get.
+///
+/// It is a second Tokio runtime, one that runs no async code: all that is used
+/// of it is its pool for blocking jobs. The loop's own runtime has such a pool
+/// too, but shares it with file access and name look-ups.
+#[derive(Clone)]
+struct ThreadPoolExecutor(Handle);
+
+impl ThreadPoolExecutor {
+    /// Returns an executor of 1 or more threads, and the runtime that owns
+    /// them. A thread starts when a job needs it and ends after ten idle
+    /// seconds. Fails if the system has no file descriptors left.
+    ///
+    /// Keep the [`Runtime`], in synchronous code, for as long as jobs are to
+    /// run. Dropped there, it waits for the jobs that run; dropped in async
+    /// code, it panics. Executors are only handles: clone and drop them where
+    /// you like.
+    fn new(max_workers: usize) -> io::Result<(Self, Runtime)> {
+        let pool = Builder::new_current_thread()
+            .max_blocking_threads(max_workers)
+            .thread_name("worker")
+            .build()?;
+        Ok((Self(pool.handle().clone()), pool))
+    }
+
+    /// Queues `job` at once, as Python's `submit` does. Await the [`Job`] that
+    /// it returns.
+    ///
+    /// `Send + 'static` says that a job may go to another thread and stay
+    /// there: it owns what it uses, so nothing can end under its feet.
+    fn submit<F, T>(&self, job: F) -> Job<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        Job(self.0.spawn_blocking(job))
+    }
+}
+
+/// Python's `concurrent.futures.Future`: a job that waits, runs or is done.
+///
+/// Await it for what the job returns, or for a [`JoinError`] if it panicked;
+/// its worker goes on to the next job either way. Drop it to cancel the job: a
+/// job in the queue never starts then. One that runs goes on to its end and
+/// keeps its worker, since no thread can be stopped from outside.
+struct Job<T>(JoinHandle<T>);
+
+impl<T> Future for Job<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for Job<T> {
+    fn drop(&mut self) {
+        // Without this, a job stays in the queue when its client leaves, and
+        // later a worker does it for nobody.
+        self.0.abort();
+    }
+}
+
+// ----- routing and pages ----------------------------------------------------
+
+/// `tornado.web.Application`, with one route.
+#[derive(Clone)]
+struct Application {
+    uri: &'static str,
+    handler: MainHandler,
+}
+
+impl Application {
+    /// Answers a request. It can't fail: for an `Err`, hyper would close the
+    /// connection without a word.
+    ///
+    /// Why not an `async fn`: that would hold the request until it is
+    /// answered, and hyper would keep a second buffer of 8 KiB for its body.
+    /// This function drops it, and returns a future that does without.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        remote_ip: IpAddr,
+    ) -> impl Future<Output = Result<Page, Infallible>> + use<> {
+        let uri = self.uri;
+        let handler = self.route(&request);
+        let unread = !request.body().is_end_stream();
+        drop(request);
+        async move {
+            let mut page = match handler {
+                Ok(handler) => handler.get(uri, remote_ip).await,
+                Err(status) => error_page(status),
+            };
+            if unread {
+                // Or the body would be read as the next request.
+                let close = HeaderValue::from_static("close");
+                page.headers_mut().insert(CONNECTION, close);
+            }
+            Ok(page)
+        }
+    }
+
+    /// Returns the handler for a request, or the status of an error page.
+    fn route(
+        &self,
+        req: &Request<Incoming>,
+    ) -> Result<MainHandler, StatusCode> {
+        if !has_valid_host(req) {
+            Err(StatusCode::BAD_REQUEST)
+        } else if req.uri().path() != self.uri {
+            Err(StatusCode::NOT_FOUND)
+        } else if req.method() != Method::GET {
+            Err(StatusCode::METHOD_NOT_ALLOWED)
+        } else if !req.body().is_end_stream() {
+            // No GET needs a body. One that has it may be out to smuggle a
+            // second request past a proxy.
+            Err(StatusCode::BAD_REQUEST)
+        } else {
+            Ok(self.handler.clone())
+        }
+    }
+}
+
+/// Since HTTP/1.1 a request must name its host, once (RFC 9112, section 3.2).
+/// hyper leaves that check to you.
+fn has_valid_host(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Authority::try_from(host.as_bytes()).is_ok(),
+        (None, None) => request.version() < Version::HTTP_11,
+        _ => false,
+    }
+}
+
+/// A response whose body is in memory as a whole.
+type Page = Response<Full<Bytes>>;
+
+/// Tornado's `self.write`, with the content type that Tornado sends. hyper
+/// adds the length and the date.
+fn page(status: StatusCode, body: String) -> Page {
+    let mut page = Response::new(Full::from(body));
+    *page.status_mut() = status;
+    let html = HeaderValue::from_static("text/html; charset=UTF-8");
+    page.headers_mut().insert(CONTENT_TYPE, html);
+    page
+}
+
+fn error_page(status: StatusCode) -> Page {
+    let mut page = page(status, format!("<html><body>{status}</body></html>"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    }
+    page
+}
+
+// ----- the loop -------------------------------------------------------------
+
+/// How long a client may be silent, and how long a shutdown may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tornado's `webapp.listen`. Call it where a runtime runs.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Or a restarted server finds its port taken for a minute.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    // That many connections may wait for `accept`. `TcpListener::bind` allows
+    // 128, and a burst of a thousand then stalls for seconds.
+    socket.listen(1024)
+}
+
+/// Tornado's `IOLoop.start`: accepts connections until SIGINT or SIGTERM, each
+/// served by a task of its own. After the signal, idle connections are closed
+/// and each request whose head was read is answered, as far as that can be
+/// done before the time that is returned.
+///
+/// A second signal ends the process where it stands, with status 1.
+async fn serve(listener: TcpListener, webapp: Application) -> Instant {
+    // A signal that finds no stream kills the process. So both are made before
+    // anybody is told that the server listens.
+    let interrupt = signal(SignalKind::interrupt());
+    let mut interrupt = or_exit("hear SIGINT", interrupt);
+    let terminate = signal(SignalKind::terminate());
+    let mut terminate = or_exit("hear SIGTERM", terminate);
+    let mut stop = async move || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+
+    let address = or_exit("read the port", listener.local_addr());
+    say(&format!("listening on http://{address}/"));
+
+    let mut http = http1::Builder::new();
+    // The limit on a request's head, and on the pause between two requests.
+    // Behind a proxy, make it longer than the proxy keeps idle connections.
+    // hyper has no clock but this timer: without it, neither has a limit.
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(why) => {
+                // Out of file descriptors, as a rule. The connection stays in
+                // line: without the pause, this would spin until one is free.
+                say(&format!("cannot accept a connection: {why}"));
+                sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        // `HOST=::` serves IPv4 as well, and calls it ::ffff:127.0.0.1.
+        let remote_ip = peer.ip().to_canonical();
+        let webapp = webapp.clone();
+        let service = service_fn(move |req| webapp.answer(req, remote_ip));
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        // Its result is not looked at: clients leave, or send no HTTP.
+        tokio::spawn(graceful.watch(connection));
+    }
+    drop(listener);
+
+    tokio::spawn(async move {
+        stop().await;
+        process::exit(1);
+    });
+    let deadline = Instant::now() + PATIENCE;
+    timeout_at(deadline, graceful.shutdown()).await.ok();
+    deadline
+}
+
+// ----- settings and messages ------------------------------------------------
+
+/// Reads the environment variable `name`. What is set but not `allowed` gets
+/// one line on stderr, and the program exits with status 2.
+fn setting<T: FromStr>(
+    name: &str,
+    default: T,
+    allowed: &str,
+    in_range: impl Fn(&T) -> bool,
+) -> T {
+    let Some(value) = env::var_os(name) else { return default };
+    let parsed = value.to_str().and_then(|value| value.parse().ok());
+    parsed.filter(in_range).unwrap_or_else(|| {
+        say(&format!("{name}={value:?} is not allowed; set it to {allowed}"));
+        process::exit(2)
+    })
+}
+
+/// Returns what `result` holds, or says what can't be done and exits with
+/// status 1. Only for the start, when there is no client to lose.
+fn or_exit<T>(task: &str, result: io::Result<T>) -> T {
+    result.unwrap_or_else(|why| {
+        say(&format!("cannot {task}: {why}"));
+        process::exit(1)
+    })
+}
+
+/// Writes a line to stderr, in one piece. `eprintln!` would panic once stderr
+/// has lost its reader.
+fn say(line: &str) {
+    io::stderr().write_all(format!("{line}\n").as_bytes()).ok();
+}
