@@ -25,9 +25,10 @@ use tokio::runtime::Runtime;
 // py| import tornado.web
 use hyper::{Method, Request, Response, StatusCode, Version, body::Incoming};
 // py| from concurrent.futures import ThreadPoolExecutor
-// The standard library has no such pool. Part 2 makes it from these:
-use tokio::runtime::{Builder, Handle};
-use tokio::task::{JoinError, JoinHandle};
+// The standard library has no such pool. Part 2 makes one from these:
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, mpsc};
+use tokio::sync::oneshot;
 
 // The rest is for part 2.
 use http_body_util::Full;
@@ -39,8 +40,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{self, ExitCode};
-use std::task::{Context, Poll};
-use std::{convert::Infallible, env, pin::Pin, str::FromStr, sync::Arc};
+use std::{convert::Infallible, env, str::FromStr};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -119,7 +119,7 @@ impl MainHandler {
     /// the core panics.
     ///
     /// When the client leaves before that, hyper drops this future at its
-    /// `.await`, and the [`Job`] goes with it.
+    /// `.await`, and a job that is still queued goes with it.
     // py| @tornado.gen.coroutine
     // py| def get(self, uri):
     // py| ip = self.request.remote_ip
@@ -140,14 +140,13 @@ impl MainHandler {
         // py| res = yield self._executor.submit(self._core.get, remote_ip=ip)
         let res = self.executor.submit(move || core.get(remote_ip)).await;
 
-        match res {
-            // py| self.write(res)
-            Ok(res) => page(StatusCode::OK, res),
-            Err(why) => {
-                say(&format!("500 GET {uri} ({remote_ip}): {why}"));
-                error_page(StatusCode::INTERNAL_SERVER_ERROR)
-            }
-        }
+        let Ok(res) = res else {
+            say(&format!("500 GET {uri} ({remote_ip}): the core panicked"));
+            return error_page(StatusCode::INTERNAL_SERVER_ERROR);
+        };
+
+        // py| self.write(res)
+        page(StatusCode::OK, res)
     }
 }
 
@@ -176,8 +175,8 @@ impl WebServer {
     /// Serves until SIGINT or SIGTERM, answers what it has accepted by then,
     /// and returns the status to exit with: 1 if some of that went unanswered.
     ///
-    /// Synchronous, as in the post, and here it must be: both runtimes end in
-    /// this function, and a runtime that is dropped in async code panics.
+    /// Synchronous, as in the post, and here it must be: a runtime that is
+    /// dropped in async code panics.
     // py| def start(self, core):
     fn start(self, core: Core) -> ExitCode {
         // py| webapp = tornado.web.Application([
@@ -186,15 +185,15 @@ impl WebServer {
         let in_range = |n: &usize| (1..=10_000).contains(n);
         let workers = setting("WORKERS", 10, "1 to 10000", in_range);
         let executor = ThreadPoolExecutor::new(workers);
-        let (executor, pool) = or_exit("start the executor", executor);
+        let (executor, workers) = or_exit("start the workers", executor);
         // py|         'core': core,
         let core = Arc::new(core);
         // py|         'webserver': self,
         let webserver = Arc::new(self);
         // py|     }),
         // py| ])
-        let webserver_of = Arc::clone(&webserver);
-        let handler = MainHandler::initialize(executor, core, webserver_of);
+        let handler =
+            MainHandler::initialize(executor, core, Arc::clone(&webserver));
         let webapp = Application { uri: "/", handler };
 
         let ioloop = or_exit("start the loop", Runtime::new());
@@ -209,17 +208,16 @@ impl WebServer {
 
         let unanswered = Arc::strong_count(&webserver.open) - 1;
         if unanswered == 0 {
-            // A job whose client has left may still run. It may take what is
-            // left of the time. The loop is still there for a second signal.
-            pool.shutdown_timeout(deadline - Instant::now());
-            return ExitCode::SUCCESS;
+            // Every client is served or has left. A leaver's job may still
+            // run: it gets what remains of the time. All the while the loop
+            // stays up, to hear a second signal.
+            workers.recv_timeout(deadline - Instant::now()).ok();
+            ExitCode::SUCCESS
+        } else {
+            // What runs now ends with the process.
+            say(&format!("{unanswered} accepted requests went unanswered"));
+            ExitCode::FAILURE
         }
-        say(&format!("{unanswered} accepted requests went unanswered"));
-        // Dropped as they are, the runtimes would wait for their threads for
-        // ever. The loop goes first: its requests abort their queued jobs.
-        ioloop.shutdown_background();
-        pool.shutdown_background();
-        ExitCode::FAILURE
     }
 }
 
@@ -241,64 +239,68 @@ fn main() -> ExitCode {
 /// Python's `concurrent.futures.ThreadPoolExecutor`: `max_workers` threads and
 /// one queue before them, first in, first out, as long as it may get.
 ///
-/// It is a second Tokio runtime, one that runs no async code: all that is used
-/// of it is its pool for blocking jobs. The loop's own runtime has such a pool
-/// too, but shares it with file access and name look-ups.
+/// Clone it wherever jobs come from. When the last clone is dropped, the
+/// workers do what is queued, then end.
 #[derive(Clone)]
-struct ThreadPoolExecutor(Handle);
+struct ThreadPoolExecutor(mpsc::Sender<Job>);
+
+/// A box, so that closures of every type fit into one queue.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Nothing ever comes out of this channel. It disconnects when the last worker
+/// has ended: `recv_timeout` waits for that, and no longer than you say.
+type Workers = mpsc::Receiver<Infallible>;
 
 impl ThreadPoolExecutor {
-    /// Returns an executor of 1 or more threads, and the runtime that owns
-    /// them. A thread starts when a job needs it and ends after ten idle
-    /// seconds. Fails if the system has no file descriptors left.
-    ///
-    /// Keep the [`Runtime`], in synchronous code, for as long as jobs are to
-    /// run. Dropped there, it waits for the jobs that run; dropped in async
-    /// code, it panics. Executors are only handles: clone and drop them where
-    /// you like.
-    fn new(max_workers: usize) -> io::Result<(Self, Runtime)> {
-        let pool = Builder::new_current_thread()
-            .max_blocking_threads(max_workers)
-            .thread_name("worker")
-            .build()?;
-        Ok((Self(pool.handle().clone()), pool))
+    /// Starts `max_workers` threads, or fails where the system won't.
+    fn new(max_workers: usize) -> io::Result<(Self, Workers)> {
+        let (queue, jobs) = mpsc::channel::<Job>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        let (alive, ended) = mpsc::channel();
+        for _ in 0..max_workers {
+            let (jobs, alive) = (Arc::clone(&jobs), alive.clone());
+            let worker = move || {
+                let _alive = alive;
+                // A closure, since the lock must be free again before the job
+                // runs. `while let Ok(job) = jobs.lock()...recv()` holds it to
+                // the end of the job: one job at a time, for all the threads.
+                let next = || jobs.lock().ok()?.recv().ok();
+                while let Some(job) = next() {
+                    // A job that panics takes no worker with it. What it may
+                    // have left half done is the core's to know, so
+                    // `AssertUnwindSafe`: the compiler can't tell.
+                    catch_unwind(AssertUnwindSafe(job)).ok();
+                }
+            };
+            thread::Builder::new().name("worker".into()).spawn(worker)?;
+        }
+        Ok((Self(queue), ended))
     }
 
-    /// Queues `job` at once, as Python's `submit` does. Await the [`Job`] that
-    /// it returns.
+    /// Queues `job` at once, as Python's `submit` does. Await what it returns
+    /// for the job's result, or an `Err` if the job panicked.
+    ///
+    /// Drop what it returns to cancel the job: one in the queue never starts
+    /// then. One that runs goes on to its end and keeps its worker, since no
+    /// thread can be stopped from outside.
     ///
     /// `Send + 'static` says that a job may go to another thread and stay
     /// there: it owns what it uses, so nothing can end under its feet.
-    fn submit<F, T>(&self, job: F) -> Job<T>
+    fn submit<F, T>(&self, job: F) -> oneshot::Receiver<T>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        Job(self.0.spawn_blocking(job))
-    }
-}
-
-/// Python's `concurrent.futures.Future`: a job that waits, runs or is done.
-///
-/// Await it for what the job returns, or for a [`JoinError`] if it panicked;
-/// its worker goes on to the next job either way. Drop it to cancel the job: a
-/// job in the queue never starts then. One that runs goes on to its end and
-/// keeps its worker, since no thread can be stopped from outside.
-struct Job<T>(JoinHandle<T>);
-
-impl<T> Future for Job<T> {
-    type Output = Result<T, JoinError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-impl<T> Drop for Job<T> {
-    fn drop(&mut self) {
-        // Without this, a job stays in the queue when its client leaves, and
-        // later a worker does it for nobody.
-        self.0.abort();
+        let (result, receiver) = oneshot::channel();
+        let job = move || {
+            // Closed means dropped: the client has left.
+            if !result.is_closed() {
+                result.send(job()).ok();
+            }
+        };
+        // This can't fail: the workers stay for as long as `self` does.
+        self.0.send(Box::new(job)).ok();
+        receiver
     }
 }
 

@@ -1,0 +1,228 @@
+//! What the tests share: a server of their own on a free port, requests, and
+//! waiting that ends.
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_threaded-tokio");
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// How long a test waits for what must happen. Long, so that only a server
+/// that never does it fails: the machine may be busy.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A new path for a file or a folder of one test.
+pub fn scratch(name: &str) -> PathBuf {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let unique = format!("{name}-{}-{number}", std::process::id());
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique)
+}
+
+/// Waits until `condition` holds. Fails the test if it never does.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "waited in vain for {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends a signal (`"TERM"`, `"INT"`) to a process, or with a minus sign in
+/// front of its number to a process group.
+pub fn signal(name: &str, target: &str) {
+    let kill = Command::new("kill").args(["-s", name, "--", target]).status();
+    assert!(kill.expect("kill runs").success(), "no process {target}");
+}
+
+/// The exit status of a process that must end by itself.
+#[track_caller]
+pub fn exit_status(child: &mut Child) -> Option<i32> {
+    let mut status = None;
+    wait_until("the exit", || {
+        status = child.try_wait().expect("it is our child");
+        status.is_some()
+    });
+    status.and_then(|status| status.code())
+}
+
+/// A running server. It is killed when the test ends.
+pub struct Server {
+    pub child: Child,
+    pub port: u16,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Server {
+    /// Starts the program with these settings on a free port.
+    #[track_caller]
+    pub fn start(settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.envs(settings.iter().copied());
+        Self::spawn(&mut command)
+    }
+
+    /// The same for a command that is partly set up: another program, say, or
+    /// another stdout (`None` in `stdout_to_file` leaves it as it is).
+    #[track_caller]
+    pub fn spawn(command: &mut Command) -> Self {
+        let stdout = scratch("stdout");
+        command.stdout(File::create(&stdout).expect("a file"));
+        Self::spawn_with_stdout(command, stdout)
+    }
+
+    #[track_caller]
+    pub fn spawn_with_stdout(command: &mut Command, stdout: PathBuf) -> Self {
+        let stderr = scratch("stderr");
+        command.env("PORT", "0").stdin(Stdio::null());
+        command.stderr(File::create(&stderr).expect("a file"));
+        let child = command.spawn().expect("the server starts");
+        let mut server = Self { child, port: 0, stdout, stderr };
+        wait_until("the first line", || server.stderr().contains('\n'));
+        let said = server.stderr();
+        let port = said.lines().next().and_then(|line| {
+            line.strip_suffix('/')?.rsplit(':').next()?.parse().ok()
+        });
+        server.port = port.unwrap_or_else(|| panic!("the server said: {said}"));
+        server
+    }
+
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(&self.stdout).unwrap_or_default()
+    }
+
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    /// How many jobs have started, and how many have ended.
+    pub fn going(&self) -> usize {
+        self.stdout().matches("going to sleep").count()
+    }
+
+    pub fn done(&self) -> usize {
+        self.stdout().matches("done sleeping").count()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(name, &self.child.id().to_string());
+    }
+
+    #[track_caller]
+    pub fn exit_status(&mut self) -> Option<i32> {
+        exit_status(&mut self.child)
+    }
+
+    /// A connection on which `request` has been sent as it is.
+    pub fn send(&self, request: &[u8]) -> TcpStream {
+        let address = ("127.0.0.1", self.port);
+        let mut stream = TcpStream::connect(address).expect("it connects");
+        stream.set_read_timeout(Some(LONG)).expect("LONG is not zero");
+        stream.write_all(request).expect("it takes the request");
+        stream
+    }
+
+    /// Sends `request` as it is and returns all that comes until the server
+    /// closes the connection.
+    #[track_caller]
+    pub fn exchange(&self, request: &[u8]) -> String {
+        read_to_close(self.send(request))
+    }
+
+    /// Fails unless the server still answers, and without a worker.
+    #[track_caller]
+    pub fn assert_alive(&self) {
+        assert_eq!(status(&self.url("/alive")), "404");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A whole `GET /` that asks the server to close the connection after it.
+pub const GET: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/// All that still comes on a connection. A reset counts as its end.
+#[track_caller]
+pub fn read_to_close(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    if let Err(why) = stream.read_to_end(&mut answer) {
+        let reset = why.kind() == std::io::ErrorKind::ConnectionReset;
+        assert!(reset, "the connection stays open: {why}");
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Runs curl, and never through a proxy.
+#[track_caller]
+pub fn curl(arguments: &[&str]) -> Output {
+    let mut curl = Command::new("curl");
+    curl.args(["--noproxy", "*", "--silent", "--max-time", "60"]);
+    curl.args(arguments).output().expect("curl is installed")
+}
+
+/// What curl prints: with `-i` the head as well.
+#[track_caller]
+pub fn fetch(arguments: &[&str]) -> String {
+    String::from_utf8_lossy(&curl(arguments).stdout).into_owned()
+}
+
+/// The status of the answer to a GET of `url`.
+#[track_caller]
+pub fn status(url: &str) -> String {
+    fetch(&["-o", "/dev/null", "-w", "%{http_code}", url])
+}
+
+/// Builds a copy of the program in which `old`, which must stand in main.rs
+/// once, is `new`. Returns the path of the copy's program.
+///
+/// The copy is a crate of its own, made from main.rs and the dependencies as a
+/// reader would. It shares the target folder, so that only it is compiled.
+#[track_caller]
+pub fn build_changed(name: &str, old: &str, new: &str) -> PathBuf {
+    let main = fs::read_to_string(format!("{ROOT}/src/main.rs")).expect("main");
+    assert_eq!(main.matches(old).count(), 1, "{old:?} stands in main.rs once");
+    let krate = scratch(name);
+    fs::create_dir_all(krate.join("src")).expect("a folder");
+    fs::write(krate.join("src/main.rs"), main.replace(old, new)).expect("copy");
+    let toml = fs::read_to_string(format!("{ROOT}/Cargo.toml")).expect("toml");
+    let dependencies = toml.split("[dependencies]").nth(1).expect("they exist");
+    let dependencies = dependencies.split("\n[").next().expect("the section");
+    let toml = format!(
+        "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n\
+         [dependencies]{dependencies}\n[workspace]\n"
+    );
+    fs::write(krate.join("Cargo.toml"), toml).expect("toml");
+    fs::copy(format!("{ROOT}/Cargo.lock"), krate.join("Cargo.lock"))
+        .expect("lock");
+    let target =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target");
+    let build = Command::new(env!("CARGO"))
+        .args(["build", "--offline", "--target-dir"])
+        .arg(target)
+        .current_dir(&krate)
+        .output()
+        .expect("cargo runs");
+    let said = String::from_utf8_lossy(&build.stderr).into_owned();
+    assert!(build.status.success(), "{said}");
+    assert!(!said.contains("warning"), "{said}");
+    target.join("debug").join(name)
+}
