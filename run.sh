@@ -1,0 +1,228 @@
+#!/usr/bin/env bash
+#
+# Starts the server, sends it a burst of requests at once, draws what became of
+# them, and stops the server. `./run.sh --help` says what you can set.
+#
+# Bash 3.2 is enough: macOS has no later one.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+export LC_ALL=C # curl, awk and time write 1.5, in every country
+
+requests=${REQUESTS-13}
+workers=${WORKERS-10}
+sleep=${SLEEP-10}
+keep=no
+server=      # the server's process, while it is ours to stop
+clients=()   # the curls
+
+usage() {
+  cat <<'END'
+usage: ./run.sh [--keep]
+
+Builds the server, starts it, sends it a burst of requests at once, shows what
+it prints, draws the burst, says how long it took, and stops the server.
+
+  --keep    leave the server running, and say how to reach it
+  --help    print this
+
+Settings are environment variables, as in: SLEEP=1 ./run.sh
+
+  REQUESTS  how many requests at once, 1 to 1000   (13)
+  WORKERS   how many of them can sleep at a time   (10)
+  SLEEP     how long each sleeps, in seconds       (10)
+  PORT      where the server listens, 0: any free  (8888)
+  HOST      its IP address                         (127.0.0.1)
+  NO_COLOR  if set, there is no colour
+
+Exit status: 0 if each request got its 200 and its message, otherwise 1; 2 for
+a wrong option or number of requests; 130 after Ctrl-C.
+END
+}
+
+fail() {
+  printf 'run.sh: %s\n' "$1" >&2
+  exit "${2-1}"
+}
+
+# ----- stopping --------------------------------------------------------------
+
+# Waits until the server has ended, for at most $1 seconds.
+server_ends_within() {
+  local tenths
+  tenths=$(awk -v s="$1" 'BEGIN { print int(s * 10) }')
+  while kill -0 "$server" 2>/dev/null; do
+    [ "$tenths" -gt 0 ] || return 1
+    tenths=$((tenths - 1))
+    sleep 0.1 || true
+  done
+}
+
+stop_clients() {
+  if [ "${#clients[@]}" -gt 0 ]; then
+    kill "${clients[@]}" 2>/dev/null || true
+    clients=()
+  fi
+}
+
+# Runs on every way out, so that no process and no file is left behind.
+clean_up() {
+  trap '' INT TERM HUP PIPE
+  stop_clients
+  if [ -n "$server" ] && kill -TERM "$server" 2>/dev/null; then
+    # The server gives itself 30 seconds.
+    server_ends_within 32 || kill -KILL "$server" 2>/dev/null || true
+  fi
+  [ "$keep" = yes ] || rm -rf "$scratch"
+}
+
+# The terminal has sent Ctrl-C to the server as well. A signal more would make
+# it exit at once, so it gets the time to end what runs.
+interrupted() {
+  trap '' INT
+  keep=no
+  stop_clients
+  if [ -n "$server" ]; then
+    printf '\nstopping: what sleeps may wake up; Ctrl-C again ends it at once\n'
+    server_ends_within "$(awk -v s="$sleep" 'BEGIN { print s + 2 }')" || true
+  fi
+  exit 130
+}
+
+# ----- the burst -------------------------------------------------------------
+
+# The post's loop: one curl in the background for each request. curl, since a
+# browser would not ask for the same page 13 times at once.
+send_burst() {
+  local i
+  for ((i = 1; i <= requests; i++)); do
+    curl -i -sS --noproxy '*' -o "$scratch/$i.answer" \
+      -w '%{http_code} %{time_total}\n' "$url" \
+      >"$scratch/$i.result" 2>"$scratch/$i.error" &
+    clients+=($!)
+  done
+  wait "${clients[@]}" || true
+  clients=()
+}
+
+# Prints a line a request: its number, status and seconds, and whether it has
+# the message (1) or not (0).
+results() {
+  local i status seconds message
+  for ((i = 1; i <= requests; i++)); do
+    status=000 seconds=0 message=0
+    read -r status seconds <"$scratch/$i.result" || true
+    if [ "$status" = 200 ] && grep -q '^msg to client ' "$scratch/$i.answer"; then
+      message=1
+    fi
+    printf '%d %s %s %d\n' "$i" "$status" "$seconds" "$message"
+  done
+}
+
+# Draws what results prints, then the verdict. What a request needs beyond
+# SLEEP seconds it has spent waiting. Fails if a request failed.
+draw() {
+  local sleeping='' waiting='' failed='' plain=''
+  if [ -t 1 ] && [ -z "${NO_COLOR-}" ] && [ "${TERM-dumb}" != dumb ]; then
+    sleeping=$'\033[32m' waiting=$'\033[33m' failed=$'\033[31m' plain=$'\033[0m'
+  fi
+  sort -k 3,3n -k 1,1n | awk -v total="$1" -v sleep="$sleep" \
+    -v workers="$workers" -v sleeping="$sleeping" -v waiting="$waiting" \
+    -v failed="$failed" -v plain="$plain" '
+    function bar(from, to, sign, colour,    text) {
+      for (from++; from <= to; from++) text = text sign
+      return text == "" ? "" : colour text plain
+    }
+    BEGIN {
+      width = 48
+      scale = total > 0 ? width / total : 0
+      printf "\nrequest  %-*s  status  seconds\n", width, \
+        "(. waits for a worker, # sleeps on one)"
+    }
+    {
+      begin = int(($3 > sleep ? $3 - sleep : 0) * scale + 0.5)
+      end = int($3 * scale + 0.5)
+      if (end > width) end = width
+      if ($4) {
+        answered++
+        drawn = bar(0, begin, ".", waiting) bar(begin, end, "#", sleeping)
+      } else {
+        drawn = bar(0, end, "x", failed)
+      }
+      printf "%7d  %s%*s  %6s  %7.2f\n", $1, drawn, width - end, "", $2, $3
+    }
+    END {
+      rounds = int((NR + workers - 1) / workers)
+      ideal = rounds * sleep
+      printf "\n%d answered, %d failed, in %.2f s\n", answered, NR - answered, total
+      printf "  ideal: %d round%s of %s s = %.2f s", rounds, \
+        rounds == 1 ? "" : "s", sleep, ideal
+      if (ideal > 0) printf "; this was %.3f times that", total / ideal
+      printf "\n  one at a time: %.2f s\n", NR * sleep
+      exit answered == NR ? 0 : 1
+    }'
+}
+
+# ----- all of it -------------------------------------------------------------
+
+for argument in "$@"; do
+  case $argument in
+    --keep) keep=yes ;;
+    --help | -h) usage && exit ;;
+    *) fail "unknown option $argument; ./run.sh --help lists what there is" 2 ;;
+  esac
+done
+case $requests in
+  '' | *[!0-9]* | ?????*) requests=0 ;;
+esac
+if [ "$requests" -lt 1 ] || [ "$requests" -gt 1000 ]; then
+  fail "REQUESTS='$REQUESTS' is not allowed; set it to 1 to 1000" 2
+fi
+command -v cargo >/dev/null || fail 'cargo is missing; install Rust: https://rustup.rs'
+command -v curl >/dev/null || fail 'curl is missing; install it: apt install curl, or brew install curl'
+
+cargo build --release --locked
+
+scratch=$(mktemp -d)
+trap clean_up EXIT
+trap interrupted INT
+trap 'exit 129' HUP
+trap 'exit 141' PIPE
+trap 'exit 143' TERM
+
+# cargo finds the program, wherever it has built it, and becomes it.
+cargo run --release --locked --quiet 2>"$scratch/stderr" &
+server=$!
+
+# The server is ready when it says where it listens and answers there. The path
+# has no page: `/` would take a worker.
+url=
+ready() {
+  url=$(sed -n 's/^listening on //p' "$scratch/stderr")
+  [ -n "$url" ] && curl -s --noproxy '*' -o "$scratch/ready" "${url}ready"
+}
+tries=100
+until ready; do
+  tries=$((tries - 1))
+  if [ "$tries" = 0 ] || ! kill -0 "$server" 2>/dev/null; then
+    cat "$scratch/stderr" >&2
+    fail 'the server did not start'
+  fi
+  sleep 0.1
+done
+cat "$scratch/stderr"
+
+printf '%s requests at once, %s workers, %s s of sleep:\n\n' "$requests" "$workers" "$sleep"
+TIMEFORMAT=%R
+{ time send_burst; } 2>"$scratch/total"
+sed 1d "$scratch/stderr" # what the server had to say since
+verdict=0
+results | draw "$(cat "$scratch/total")" || verdict=1
+sort "$scratch"/*.error | uniq -c # what the curls had to say
+
+if [ "$keep" = yes ]; then
+  printf '\nThe server goes on at %s\nIts messages: %s\nStop it with: kill %s\n' \
+    "$url" "$scratch/stderr" "$server"
+  server=
+fi
+[ "$verdict" = 0 ]
