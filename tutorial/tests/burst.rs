@@ -1,0 +1,240 @@
+//! What `./run.sh` does: the burst, its verdict, and every way out.
+
+mod common;
+
+use common::{BINARY, ROOT, build_changed, scratch, status, wait_until};
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A run of run.sh on a free port, with a folder for its temporary files.
+fn run_sh(settings: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let mut command = apart(&format!("{ROOT}/run.sh"), settings);
+    command.args(arguments);
+    command
+}
+
+fn apart(program: &str, settings: &[(&str, &str)]) -> Command {
+    let temporary = scratch("run");
+    fs::create_dir_all(&temporary).expect("a folder");
+    let mut command = Command::new(program);
+    command.env("PORT", "0").env("TMPDIR", temporary).stdin(Stdio::null());
+    command.envs(settings.iter().copied());
+    command
+}
+
+/// Its exit status, stdout and stderr.
+#[track_caller]
+fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().expect("run.sh starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// The address in the line `listening on http://ADDRESS/`.
+#[track_caller]
+fn address(said: &str) -> &str {
+    let rest = said.split("listening on http://").nth(1).expect(said);
+    rest.split('/').next().expect("a slash")
+}
+
+/// Fails if run.sh has left a server or a file behind.
+#[track_caller]
+fn assert_clean(command: &Command, said: &str) {
+    assert!(TcpStream::connect(address(said)).is_err(), "a server is left");
+    let is_tmpdir = |(name, value)| (name == "TMPDIR").then_some(value)?;
+    let temporary = command.get_envs().find_map(is_tmpdir).expect("it is set");
+    let left: Vec<_> = fs::read_dir(temporary).expect("a folder").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Which of the post's lines a run printed: true for `going`.
+fn transcript(said: &str) -> Vec<bool> {
+    let lines = said.lines();
+    lines
+        .filter_map(|line| match line {
+            "going to sleep 127.0.0.1" => Some(true),
+            "done sleeping 127.0.0.1" => Some(false),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn thirteen_requests_on_ten_workers_make_two_waves() {
+    let mut command = run_sh(&[("SLEEP", "0.5")], &[]);
+    let (status, said, errors) = run(&mut command);
+    assert_eq!(status, Some(0), "{said}{errors}");
+
+    let lines = transcript(&said);
+    assert_eq!(lines.len(), 26, "{said}");
+    assert_eq!(lines.iter().filter(|going| **going).count(), 13);
+    let mut open = 0;
+    for going in &lines {
+        open = if *going { open + 1 } else { open - 1 };
+        assert!((0..=10).contains(&open), "{said}");
+    }
+    assert!(lines[..10].iter().all(|going| *going), "ten start: {said}");
+    assert!(!lines[10], "the eleventh waits: {said}");
+
+    let bars: Vec<_> = said.lines().filter(|row| row.contains("# ")).collect();
+    let waited = |bar: &&&str| bar.contains("..........#");
+    assert_eq!(bars.iter().filter(|bar| bar.contains("  200  ")).count(), 13);
+    assert_eq!(bars.iter().filter(waited).count(), 3, "{said}");
+    assert!(said.contains("\n13 answered, 0 failed, in 1."), "{said}");
+    assert!(said.contains("ideal: 2 rounds of 0.5 s = 1.00 s"), "{said}");
+    assert!(said.contains("one at a time: 6.50 s"), "{said}");
+    assert!(!said.contains('\x1b'), "colour is for terminals");
+    assert_clean(&command, &said);
+}
+
+/// A folder of programs in place of PATH: the tools run.sh needs, without the
+/// one that is named.
+fn path_without(missing: &str) -> String {
+    let folder = scratch("path");
+    fs::create_dir_all(&folder).expect("a folder");
+    let tools = [
+        "bash", "cargo", "curl", "awk", "cat", "dirname", "mktemp", "sed",
+        "sort", "sleep", "rm", "grep", "uniq", "env",
+    ];
+    for tool in tools.into_iter().filter(|tool| *tool != missing) {
+        let which = format!("command -v {tool}");
+        let which = Command::new("sh").args(["-c", &which]).output();
+        let path = which.expect("sh runs").stdout;
+        let path = String::from_utf8(path).expect("UTF-8");
+        symlink(path.trim(), folder.join(tool)).expect("a link");
+    }
+    folder.display().to_string()
+}
+
+#[test]
+fn a_missing_tool_is_named_with_where_to_get_it() {
+    for (tool, remedy) in [("cargo", "https://rustup.rs"), ("curl", "install")]
+    {
+        let mut command = run_sh(&[("PATH", &path_without(tool))], &[]);
+        let (status, said, errors) = run(&mut command);
+        assert_eq!(status, Some(1), "{said}{errors}");
+        assert!(errors.starts_with(&format!("run.sh: {tool} is missing")));
+        assert!(errors.contains(remedy) && errors.lines().count() == 1);
+        assert_eq!(said, "");
+    }
+}
+
+#[test]
+fn a_wrong_call_is_refused() {
+    for (settings, argument, named) in [
+        (("REQUESTS", "0"), "--keep", "REQUESTS='0'"),
+        (("REQUESTS", "1001"), "--keep", "REQUESTS='1001'"),
+        (("REQUESTS", "many"), "--keep", "REQUESTS='many'"),
+        (("REQUESTS", ""), "--keep", "REQUESTS=''"),
+        (("REQUESTS", "13"), "--fast", "--fast"),
+    ] {
+        let (status, said, errors) = run(&mut run_sh(&[settings], &[argument]));
+        assert_eq!(status, Some(2), "{said}{errors}");
+        assert!(errors.contains(named) && errors.lines().count() == 1);
+    }
+    let (status, said, _) = run(&mut run_sh(&[], &["--help"]));
+    assert_eq!(status, Some(0));
+    assert!(said.starts_with("usage: ./run.sh [--keep]"), "{said}");
+}
+
+#[test]
+fn a_server_that_does_not_start_is_heard() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    for (setting, heard) in [
+        (("PORT", port.as_str()), "try another PORT"),
+        (("SLEEP", "long"), "SLEEP=\"long\" is not allowed"),
+    ] {
+        let (status, said, errors) = run(&mut run_sh(&[setting], &[]));
+        assert_eq!(status, Some(1), "{said}{errors}");
+        assert!(errors.contains(heard), "{errors}");
+        assert!(errors.ends_with("run.sh: the server did not start\n"));
+        assert_eq!(transcript(&said), []);
+    }
+}
+
+#[test]
+fn keep_leaves_the_server_and_says_how_to_reach_it() {
+    let said = scratch("said");
+    let file = File::create(&said).expect("a file");
+    let settings = [("SLEEP", "0.1"), ("REQUESTS", "1")];
+    let mut command = run_sh(&settings, &["--keep"]);
+    let status_code = command.stdout(file).status().expect("it runs").code();
+    let said = fs::read_to_string(said).expect("a file");
+    assert_eq!(status_code, Some(0), "{said}");
+
+    let after = |text: &str| said.rsplit(text).next().expect(text).trim();
+    let url = after("The server goes on at ").lines().next().expect("a line");
+    assert_eq!(status(url), "200");
+    common::signal("TERM", after("Stop it with: kill "));
+    let end = || TcpStream::connect(address(&said)).is_err();
+    wait_until("the server to end", end);
+}
+
+#[test]
+fn ctrl_c_ends_all_of_it() {
+    let said = scratch("said");
+    let mut command = run_sh(&[("SLEEP", "2")], &[]);
+    command.process_group(0).stdout(File::create(&said).expect("a file"));
+    let mut child = command.spawn().expect("run.sh starts");
+    let read = || fs::read_to_string(&said).expect("a file");
+    wait_until("the first wave", || transcript(&read()).len() == 10);
+    // As a terminal does, to all processes of the group.
+    common::signal("INT", &format!("-{}", child.id()));
+    assert_eq!(common::exit_status(&mut child), Some(130), "{}", read());
+    // What slept woke up; what waited never started.
+    let going = transcript(&read()).iter().filter(|going| **going).count();
+    assert_eq!((transcript(&read()).len(), going), (20, 10), "{}", read());
+    assert_clean(&command, &read());
+}
+
+#[test]
+fn a_reader_that_leaves_ends_all_of_it() {
+    let mut bash = apart("bash", &[("SLEEP", "0.5")]);
+    bash.args(["-c", &format!("{ROOT}/run.sh | head -n 1")]);
+    let (_, said, errors) = run(&mut bash);
+    assert_eq!(said.lines().count(), 1, "{said}{errors}");
+    assert_clean(&bash, &said);
+}
+
+/// In place of cargo: builds nothing, and runs `program`.
+fn fake_cargo(program: &Path) -> String {
+    let folder = scratch("cargo");
+    fs::create_dir_all(&folder).expect("a folder");
+    let cargo = folder.join("cargo");
+    let script = format!("#!/bin/sh\n[ \"$1\" = build ] || exec {program:?}\n");
+    fs::write(&cargo, script).expect("a script");
+    fs::set_permissions(&cargo, PermissionsExt::from_mode(0o755))
+        .expect("mode");
+    let path = std::env::var("PATH").expect("PATH is set");
+    format!("{}:{path}", folder.display())
+}
+
+#[test]
+fn a_failed_request_fails_the_run() {
+    let panics = build_changed(
+        "first-panics",
+        "thread::sleep(self.sleep);",
+        "thread::sleep(self.sleep);
+         use std::sync::atomic::{AtomicBool, Ordering};
+         static FIRST: AtomicBool = AtomicBool::new(true);
+         let first = FIRST.swap(false, Ordering::Relaxed);
+         assert!(!first, \"the first one panics\");",
+    );
+    for (program, expected, verdict) in [
+        (panics.as_path(), Some(1), "12 answered, 1 failed"),
+        (Path::new(BINARY), Some(0), "13 answered, 0 failed"),
+    ] {
+        let settings = [("SLEEP", "0.1"), ("PATH", &fake_cargo(program))];
+        let mut command = run_sh(&settings, &[]);
+        let (status, said, errors) = run(&mut command);
+        assert_eq!(status, expected, "{said}{errors}");
+        assert!(said.contains(verdict), "{said}");
+        assert_eq!(said.contains("500 GET / (127.0.0.1)"), expected == Some(1));
+        assert_clean(&command, &said);
+    }
+}
