@@ -210,12 +210,12 @@ until ready; do
   fi
   sleep 0.1
 done
-cat "$scratch/stderr"
+printf 'listening on %s\n' "$url" # and not what cargo may have to warn of
 
 printf '%s requests at once, %s workers, %s s of sleep:\n\n' "$requests" "$workers" "$sleep"
 TIMEFORMAT=%R
 { time send_burst; } 2>"$scratch/total"
-sed 1d "$scratch/stderr" # what the server had to say since
+sed '1,/^listening on /d' "$scratch/stderr" # what the server said since
 verdict=0
 results | draw "$(cat "$scratch/total")" || verdict=1
 sort "$scratch"/*.error | uniq -c # what the curls had to say

@@ -125,7 +125,7 @@ impl MainHandler {
     // py| ip = self.request.remote_ip
     // The address is a parameter, since nothing else of the request is needed.
     // A request that is kept costs 5 KB for as long as its client waits.
-    async fn get(self, uri: &str, remote_ip: IpAddr) -> Page {
+    async fn get(&self, uri: &str, remote_ip: IpAddr) -> Page {
         // One more owner until `get` ends: the server counts them when it
         // shuts down, and knows how many answers it owes.
         let _open = Arc::clone(&self.webserver.open);
