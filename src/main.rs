@@ -200,7 +200,7 @@ impl WebServer {
         let deadline = ioloop.block_on(async {
             // py| webapp.listen(self._port)
             let address = webserver.address;
-            let task = format!("listen on {address} (try another PORT)");
+            let task = format!("listen on {address} (change HOST or PORT)");
             let listener = or_exit(&task, listen(address));
             // py| tornado.ioloop.IOLoop.current().start()
             serve(listener, webapp).await

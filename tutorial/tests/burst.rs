@@ -146,7 +146,7 @@ fn a_server_that_does_not_start_is_heard() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     for (setting, heard) in [
-        (("PORT", port.as_str()), "try another PORT"),
+        (("PORT", port.as_str()), "change HOST or PORT"),
         (("SLEEP", "long"), "SLEEP=\"long\" is not allowed"),
     ] {
         let (status, said, errors) = run(&mut run_sh(&[setting], &[]));
