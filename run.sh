@@ -191,6 +191,7 @@ trap 'exit 141' PIPE
 trap 'exit 143' TERM
 
 # cargo finds the program, wherever it has built it, and becomes it.
+: >"$scratch/stderr" # or `ready` may look for it before the server has it
 cargo run --release --locked --quiet 2>"$scratch/stderr" &
 server=$!
 
