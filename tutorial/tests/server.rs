@@ -3,7 +3,61 @@
 
 mod common;
 
-use common::{Server, fetch};
+use common::{
+    BINARY, GET, Server, build_changed, curl_command, fetch, read_to_close,
+    scratch, status, wait_until,
+};
+use std::fs::{self, File};
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+// ----- a core that obeys ---------------------------------------------------
+
+/// A copy of the program whose core panics once if there is a file `BREAK`,
+/// and sleeps until there is a file `GATE`.
+fn obedient(workers: &str) -> Command {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let sleep = "thread::sleep(self.sleep);";
+        let obey = "
+            let path = |name| env::var_os(name).map(std::path::PathBuf::from);
+            if path(\"BREAK\").is_some_and(|it| std::fs::remove_file(it).is_ok()) {
+                panic!(\"broken\")
+            }
+            while path(\"GATE\").is_some_and(|it| !it.exists()) {
+                thread::sleep(Duration::from_millis(1));
+            }";
+        build_changed("obedient", sleep, &format!("{sleep}{obey}"))
+    });
+    let mut command = Command::new(built);
+    command.envs([("SLEEP", "0"), ("WORKERS", workers)]);
+    command
+}
+
+/// The first job of this one panics.
+fn broken(workers: &str) -> Command {
+    let path = scratch("break");
+    File::create(&path).expect("a file");
+    let mut command = obedient(workers);
+    command.env("BREAK", path);
+    command
+}
+
+/// A server whose jobs do not end before the function is called that comes
+/// with it. What has to happen meanwhile may take its time.
+#[track_caller]
+fn gated(workers: &str) -> (Server, impl Fn() + use<>) {
+    let gate = scratch("gate");
+    let server = Server::spawn(obedient(workers).env("GATE", &gate));
+    (server, move || drop(File::create(&gate).expect("a file")))
+}
+
+// ----- pages ----------------------------------------------------------------
 
 #[test]
 fn a_get_is_answered_with_the_cores_message() {
@@ -14,6 +68,514 @@ fn a_get_is_answered_with_the_cores_message() {
     assert!(answer.ends_with("\r\n\r\nmsg to client 127.0.0.1"), "{answer}");
     let lines = "going to sleep 127.0.0.1\ndone sleeping 127.0.0.1\n";
     assert_eq!(server.stdout(), lines);
-    let listening = format!("listening on {}\n", server.url("/"));
-    assert_eq!(server.stderr(), listening);
+    assert_eq!(server.stderr(), server.first_line());
+}
+
+#[test]
+fn other_paths_and_methods_get_an_error_page() {
+    let server = Server::start(&[("SLEEP", "0")]);
+    for (how, path, status) in [
+        ("-iXGET", "/missing", "404 Not Found"),
+        ("-iXGET", "//", "404 Not Found"),
+        ("-iXGET", "/index.html?a=/", "404 Not Found"),
+        ("-iXPOST", "/missing", "404 Not Found"),
+        ("-iXPOST", "/", "405 Method Not Allowed"),
+        ("-iXPUT", "/", "405 Method Not Allowed"),
+        ("-iXDELETE", "/?any=query", "405 Method Not Allowed"),
+        ("-iXOPTIONS", "/", "405 Method Not Allowed"),
+        // This is HEAD.
+        ("-I", "/", "405 Method Not Allowed"),
+    ] {
+        let answer = fetch(&[how, &server.url(path)]);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{head}");
+        assert!(head.contains("content-type: text/html; charset=UTF-8"));
+        let allows = head.contains("\r\nallow: GET\r\n");
+        assert_eq!(allows, status.starts_with("405"), "{head}");
+        let page = format!("<html><body>{status}</body></html>");
+        assert_eq!(body, if how == "-I" { "" } else { &page });
+    }
+    assert_eq!(server.stdout(), "");
+    assert_eq!(server.stderr(), server.first_line());
+}
+
+// ----- many at once ---------------------------------------------------------
+
+/// Sends that many requests at once. A process has 200 of them, since there
+/// are systems that let it have 256 files.
+fn flood(server: &Server, requests: usize) -> Vec<Child> {
+    let start = |first| {
+        let last = requests.min(first + 199);
+        let url = server.url(&format!("/?[{first}-{last}]"));
+        let parallel = ["-Z", "--parallel-immediate", "--parallel-max", "200"];
+        let mut curl = curl_command(&parallel);
+        curl.args(["-o", "/dev/null", "-w", "%{http_code}\n", &url]);
+        curl.stdout(Stdio::piped()).stderr(Stdio::null());
+        curl.spawn().expect("curl is installed")
+    };
+    (1..=requests).step_by(200).map(start).collect()
+}
+
+/// How many of these requests got a 200.
+fn answered(flood: Vec<Child>) -> usize {
+    let count = |curl: Child| {
+        let output = curl.wait_with_output().expect("curl ends");
+        String::from_utf8_lossy(&output.stdout).matches("200\n").count()
+    };
+    flood.into_iter().map(count).sum()
+}
+
+/// A command that runs the server after `setup`, a line of shell script.
+fn after(setup: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{setup}; exec \"$0\""), BINARY]);
+    shell
+}
+
+/// A server that may have files enough for a flood.
+#[track_caller]
+fn start_big(settings: &[(&str, &str)]) -> Server {
+    let mut command = after("ulimit -n 4096");
+    Server::spawn(command.envs(settings.iter().copied()))
+}
+
+/// What Linux knows about the server by this name.
+#[cfg(target_os = "linux")]
+fn known(server: &Server, name: &str) -> String {
+    let path = format!("/proc/{}/status", server.child.id());
+    let all = fs::read_to_string(path).expect("it runs");
+    let line = all.lines().find_map(|line| line.strip_prefix(name));
+    line.expect("it is known").trim_matches([':', '\t', ' ']).to_owned()
+}
+
+#[test]
+fn thirteen_clients_share_ten_workers() {
+    let (server, open_gate) = gated("10");
+    let clients = flood(&server, 13);
+    wait_until("ten jobs", || server.going() >= 10);
+    server.settle();
+    assert_eq!((server.going(), server.done()), (10, 0));
+    open_gate();
+    assert_eq!(answered(clients), 13);
+    assert_eq!((server.going(), server.done(), server.peak()), (13, 13, 10));
+}
+
+#[test]
+fn three_workers_never_do_four_jobs_at_once() {
+    let server = start_big(&[("SLEEP", "0.01"), ("WORKERS", "3")]);
+    assert_eq!(answered(flood(&server, 200)), 200);
+    assert_eq!((server.going(), server.done(), server.peak()), (200, 200, 3));
+}
+
+#[test]
+fn six_hundred_workers_do_six_hundred_jobs_at_once() {
+    let server = start_big(&[("SLEEP", "60"), ("WORKERS", "600")]);
+    let clients = flood(&server, 601);
+    wait_until("600 jobs", || server.going() >= 600);
+    server.settle();
+    assert_eq!((server.going(), server.done()), (600, 0));
+    drop(server);
+    assert_eq!(answered(clients), 0);
+}
+
+#[test]
+fn while_all_workers_sleep_the_loop_answers() {
+    // There are ten of them if nothing else is set.
+    let server = Server::start(&[("SLEEP", "60")]);
+    let _clients = [GET; 11].map(|request| server.send(request));
+    wait_until("ten jobs", || server.going() == 10);
+    server.settle();
+    assert_eq!(status(&server.url("/missing")), "404");
+    assert_eq!((server.going(), server.done()), (10, 0));
+}
+
+#[test]
+fn two_thousand_requests_at_once_are_all_answered() {
+    let server = start_big(&[("SLEEP", "0.01"), ("WORKERS", "100")]);
+    assert_eq!(answered(flood(&server, 2000)), 2000);
+    assert_eq!((server.going(), server.done()), (2000, 2000));
+    assert!(server.peak() <= 100);
+}
+
+/// The server stands still meanwhile, so they have to wait in line. A few may
+/// take longer: a busy system loses packets.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_thousand_connections_may_wait_to_be_accepted() {
+    let cap = fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let cap: u32 = cap.expect("Linux").trim().parse().expect("a number");
+    if cap < 1024 {
+        return eprintln!("skipped: the system allows {cap} to wait");
+    }
+    let server = start_big(&[("SLEEP", "0")]);
+    server.signal("STOP");
+    let clients = flood(&server, 1000);
+    wait_until("900 to be in line", || {
+        server.sockets().iter().any(|(_, waiting)| *waiting >= 900)
+    });
+    server.signal("CONT");
+    assert_eq!(answered(clients), 1000);
+}
+
+/// On a release build it is less.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_waiting_request_costs_12_kb_at_most() {
+    let server = start_big(&[("SLEEP", "60"), ("WORKERS", "1")]);
+    let used = || {
+        let memory = known(&server, "VmRSS").replace(" kB", "");
+        memory.parse::<f64>().expect("a number of kB")
+    };
+    server.assert_alive();
+    let before = used();
+    let clients = flood(&server, 1000);
+    wait_until("1,000 clients", || server.sockets().len() > 1000);
+    sleep(Duration::from_secs(1));
+    server.settle();
+    let each = (used() - before) / 1000.0;
+    drop(server);
+    assert_eq!(answered(clients), 0);
+    assert!((4.0..=12.0).contains(&each), "{each} KB");
+}
+
+/// The clients are told apart by their addresses.
+#[test]
+#[cfg(target_os = "linux")]
+fn first_come_is_first_served() {
+    let (server, open_gate) = gated("1");
+    let ips = [7, 3, 5, 2, 6].map(|number| format!("127.0.0.{number}"));
+    let clients = ips.each_ref().map(|ip| {
+        let log = scratch("curl");
+        let url = server.url("/");
+        let mut curl = curl_command(&["-v", "--interface", ip, &url]);
+        curl.stdout(Stdio::null()).stderr(File::create(&log).expect("a file"));
+        let client = curl.spawn().expect("curl is installed");
+        wait_until("the request", || {
+            fs::read_to_string(&log).is_ok_and(|log| log.contains("> GET /"))
+        });
+        server.settle();
+        client
+    });
+    open_gate();
+    for mut client in clients {
+        common::exit_status(&mut client);
+    }
+    let served =
+        ips.map(|ip| format!("going to sleep {ip}\ndone sleeping {ip}\n"));
+    assert_eq!(server.stdout(), served.concat());
+}
+
+// ----- what goes wrong ------------------------------------------------------
+
+#[test]
+fn a_client_that_leaves_the_queue_costs_no_worker() {
+    let (server, open_gate) = gated("1");
+    let [first, left, half, last] = [GET; 4].map(|request| {
+        let client = server.send(request);
+        server.settle();
+        client
+    });
+    drop(left);
+    half.shutdown(Shutdown::Write).expect("it is open");
+    server.settle();
+    open_gate();
+    for client in [first, last] {
+        assert!(read_to_close(client).ends_with("msg to client 127.0.0.1"));
+    }
+    assert_eq!(read_to_close(half), "");
+    assert_eq!((server.going(), server.done()), (2, 2));
+}
+
+#[test]
+fn the_job_of_a_client_that_left_ends_and_keeps_its_worker() {
+    let (server, open_gate) = gated("1");
+    let left = server.send(GET);
+    wait_until("its job", || server.going() == 1);
+    drop(left);
+    let next = server.send(GET);
+    server.settle();
+    assert_eq!((server.going(), server.done()), (1, 0));
+    open_gate();
+    assert!(read_to_close(next).ends_with("msg to client 127.0.0.1"));
+    assert_eq!((server.going(), server.done(), server.peak()), (2, 2, 1));
+}
+
+#[test]
+fn a_core_that_panics_costs_its_own_request_alone() {
+    let server = Server::spawn(&mut broken("1"));
+    let answer = fetch(&["-i", &server.url("/")]);
+    let start = "HTTP/1.1 500 Internal Server Error\r\n";
+    assert!(answer.starts_with(start), "{answer}");
+    assert!(
+        answer.ends_with("<html><body>500 Internal Server Error</body></html>")
+    );
+    let said = server.stderr();
+    let line = "\n500 GET / (127.0.0.1): the core panicked\n";
+    assert!(said.contains(line), "{said}");
+    assert_eq!(status(&server.url("/")), "200");
+}
+
+/// A pipe, whose reader is to be dropped, and a full disk where there is one.
+fn unwritable() -> Vec<Stdio> {
+    let full = cfg!(target_os = "linux").then(|| {
+        let full = File::options().write(true).open("/dev/full");
+        full.expect("Linux has it").into()
+    });
+    full.into_iter().chain([Stdio::piped()]).collect()
+}
+
+#[test]
+fn a_stdout_that_is_gone_or_full_costs_no_request() {
+    for output in unwritable() {
+        let mut command = Command::new(BINARY);
+        command.envs([("SLEEP", "0"), ("WORKERS", "2")]);
+        let mut server =
+            Server::launch(&mut command, Some(output), None).listening();
+        drop(server.child.stdout.take());
+        assert_eq!(answered(flood(&server, 10)), 10);
+        assert_eq!(server.stderr(), server.first_line());
+        server.signal("TERM");
+        assert_eq!(server.exit_status(), Some(0));
+    }
+}
+
+/// Nobody can read the port from stderr then, so the test picks it: below
+/// those that the system hands out by itself.
+#[test]
+fn a_stderr_that_is_gone_or_full_costs_no_request() {
+    for output in unwritable() {
+        let first =
+            20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+        let is_free =
+            |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let port = (first..first + 100).find(is_free).expect("a free port");
+        let mut command = broken("1");
+        command.env("PORT", port.to_string());
+        let mut server = Server::launch(&mut command, None, Some(output));
+        drop(server.child.stderr.take());
+        server.port = port;
+        wait_until("the server", || status(&server.url("/missing")) == "404");
+        assert_eq!(status(&server.url("/")), "500");
+        assert_eq!(status(&server.url("/")), "200");
+        server.signal("TERM");
+        assert_eq!(server.exit_status(), Some(0));
+    }
+}
+
+/// More than a pipe holds goes into it, so it is full until it is read.
+#[test]
+fn a_stdout_that_stalls_blocks_the_workers_alone() {
+    let mut command = after("head -c 200000 /dev/zero & sleep 1");
+    command.envs([("SLEEP", "0"), ("WORKERS", "2")]);
+    let output = Some(Stdio::piped());
+    let mut server = Server::launch(&mut command, output, None).listening();
+    let clients = [GET; 5].map(|request| server.send(request));
+    server.settle();
+    assert_eq!(status(&server.url("/missing")), "404");
+    for client in &clients {
+        client.set_nonblocking(true).expect("it is open");
+        let nothing = client.peek(&mut [0]).expect_err("no answer yet");
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        client.set_nonblocking(false).expect("it is open");
+    }
+    let pipe = server.child.stdout.take().expect("a pipe");
+    let reader = thread::spawn(move || io::read_to_string(pipe));
+    for client in clients {
+        assert!(read_to_close(client).ends_with("msg to client 127.0.0.1"));
+    }
+    drop(server);
+    let lines = reader.join().expect("the reader ends").expect("only text");
+    assert_eq!(lines.matches("going to sleep 127.0.0.1\n").count(), 5);
+    assert_eq!(lines.matches("done sleeping 127.0.0.1\n").count(), 5);
+}
+
+#[test]
+fn a_server_out_of_file_descriptors_waits_and_recovers() {
+    let mut command = after("ulimit -n 32");
+    let server = Server::spawn(command.env("SLEEP", "0"));
+    let start = Instant::now();
+    let clients = [b""; 60].map(|nothing| server.send(nothing));
+    let complaint = "cannot accept a connection: ";
+    wait_until("the message", || server.stderr().contains(complaint));
+    sleep(Duration::from_secs(3));
+    let said = server.stderr().matches(complaint).count();
+    let seconds = start.elapsed().as_secs() as usize;
+    assert!((2..=seconds + 2).contains(&said), "{said} in {seconds} s");
+    // In hundredths of a second: what it ran itself, and the system for it.
+    if cfg!(target_os = "linux") {
+        let path = format!("/proc/{}/stat", server.child.id());
+        let all = fs::read_to_string(path).expect("it runs");
+        let times = all.split_whitespace().skip(13).take(2);
+        let used: u32 = times.map(|time| time.parse::<u32>().unwrap()).sum();
+        assert!(used < 100, "it used {used} hundredths of a second");
+    }
+    drop(clients);
+    assert_eq!(status(&server.url("/")), "200");
+}
+
+// ----- shutdown -------------------------------------------------------------
+
+/// Sends the signal, and returns when the server has taken it.
+#[track_caller]
+fn stop(server: &Server, signal: &str) {
+    server.signal(signal);
+    wait_until("closed doors", || {
+        TcpStream::connect(("127.0.0.1", server.port)).is_err()
+    });
+}
+
+const KEEP: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const MISSING: &[u8] = b"GET /missing HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Three requests on two workers, and two connections without any.
+#[track_caller]
+fn assert_graceful(signal: &str) {
+    let (mut server, open_gate) = gated("2");
+    let idle = server.send(MISSING);
+    let silent = server.send(b"");
+    let clients = [KEEP; 3].map(|request| server.send(request));
+    server.settle();
+    stop(&server, signal);
+    assert!(read_to_close(idle).starts_with("HTTP/1.1 404"));
+    assert_eq!(read_to_close(silent), "");
+    assert_eq!((server.going(), server.done()), (2, 0));
+    open_gate();
+    for client in clients {
+        let answer = read_to_close(client);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert!(answer.ends_with("msg to client 127.0.0.1"), "{answer}");
+    }
+    assert_eq!(server.exit_status(), Some(0));
+    assert_eq!((server.going(), server.done()), (3, 3));
+    assert_eq!(server.stderr(), server.first_line());
+}
+
+#[test]
+fn sigterm_lets_accepted_requests_be_answered() {
+    assert_graceful("TERM");
+}
+
+#[test]
+fn sigint_lets_accepted_requests_be_answered() {
+    assert_graceful("INT");
+}
+
+#[test]
+fn the_job_of_a_client_that_left_ends_before_the_server() {
+    for leaves_first in [true, false] {
+        let (mut server, open_gate) = gated("1");
+        let mut clients = vec![server.send(GET), server.send(GET)];
+        server.settle();
+        if leaves_first {
+            clients.clear();
+            server.settle();
+        }
+        stop(&server, "TERM");
+        drop(clients);
+        sleep(Duration::from_millis(300));
+        assert_eq!(server.child.try_wait().expect("it is our child"), None);
+        open_gate();
+        assert_eq!(server.exit_status(), Some(0));
+        assert_eq!((server.going(), server.done()), (1, 1));
+        assert_eq!(server.stderr(), server.first_line());
+    }
+}
+
+/// Once while a client waits, and once while only a job is waited for, which
+/// alone would not change the exit status.
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    for (first, second, leaves) in
+        [("TERM", "INT", false), ("INT", "TERM", true), ("TERM", "TERM", true)]
+    {
+        let mut server = Server::start(&[("SLEEP", "60"), ("WORKERS", "1")]);
+        let mut client = Some(server.send(GET));
+        wait_until("the job", || server.going() == 1);
+        client.take_if(|_| leaves);
+        server.settle();
+        stop(&server, first);
+        assert_eq!(server.child.try_wait().expect("it is our child"), None);
+        server.signal(second);
+        assert_eq!(server.exit_status(), Some(1));
+        assert_eq!(server.done(), 0);
+        assert_eq!(server.stderr(), server.first_line());
+    }
+}
+
+#[test]
+fn a_signal_right_after_the_first_line_is_heard() {
+    for signal in ["TERM", "INT"].repeat(5) {
+        let mut server = Server::start(&[]);
+        server.signal(signal);
+        assert_eq!(server.exit_status(), Some(0));
+    }
+}
+
+/// The stderr is full, so the server can't say yet that it listens.
+#[test]
+#[cfg(target_os = "linux")]
+fn signals_are_heard_before_the_first_line() {
+    let mut command = after("head -c 200000 /dev/zero >&2 & sleep 1");
+    let stderr = Some(Stdio::piped());
+    let mut server = Server::launch(&mut command, None, stderr);
+    wait_until("both signals to be caught", || {
+        if known(&server, "Name") != "threaded-tokio" {
+            return false;
+        }
+        let caught = u64::from_str_radix(&known(&server, "SigCgt"), 16);
+        caught.expect("a mask") & 0x4002 == 0x4002
+    });
+    server.signal("TERM");
+    let pipe = server.child.stderr.take().expect("a pipe");
+    let reader = thread::spawn(move || io::read_to_string(pipe));
+    assert_eq!(server.exit_status(), Some(0));
+    let said = reader.join().expect("the reader ends").expect("only text");
+    assert!(said.contains("listening on"));
+}
+
+/// Side by side, since it takes that long: clients that are slow, a shutdown
+/// that leaves clients without an answer, and one that leaves only a job.
+#[test]
+fn a_client_and_a_shutdown_have_thirty_seconds() {
+    let start = Instant::now();
+    let settings = [("SLEEP", "60"), ("WORKERS", "1")];
+    let server = Server::start(&settings);
+    let half = server.send(b"GET / HTTP/1.1\r\nHost: local");
+    let idle = server.send(MISSING);
+    let mut bound = Server::start(&settings);
+    let clients = [GET; 3].map(|request| bound.send(request));
+    bound.settle();
+    let mut job = Server::start(&settings);
+    let left = job.send(GET);
+    wait_until("its job", || job.going() == 1);
+    drop(left);
+    job.settle();
+
+    bound.signal("TERM");
+    job.signal("TERM");
+    let in_time = || {
+        let seconds = start.elapsed().as_secs();
+        assert!((20..55).contains(&seconds), "after {seconds} s");
+    };
+    let answer = read_to_close(half);
+    in_time();
+    assert!(!answer.contains("200"), "{answer}");
+    assert!(read_to_close(idle).starts_with("HTTP/1.1 404"));
+    in_time();
+    assert_eq!(bound.exit_status(), Some(1));
+    in_time();
+    let said = bound.stderr();
+    assert!(
+        said.ends_with("\n3 accepted requests went unanswered\n"),
+        "{said}"
+    );
+    assert_eq!((bound.going(), bound.done()), (1, 0));
+    for client in clients {
+        assert_eq!(read_to_close(client), "");
+    }
+    assert_eq!(job.exit_status(), Some(0));
+    in_time();
+    assert_eq!(job.stderr(), job.first_line());
+    assert_eq!((server.going(), server.stdout()), (0, String::new()));
 }

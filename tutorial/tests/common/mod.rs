@@ -66,34 +66,51 @@ impl Server {
     /// Starts the program with these settings on a free port.
     #[track_caller]
     pub fn start(settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(BINARY);
-        command.envs(settings.iter().copied());
-        Self::spawn(&mut command)
+        Self::spawn(Command::new(BINARY).envs(settings.iter().copied()))
     }
 
-    /// The same for a command that is partly set up: another program, say, or
-    /// another stdout (`None` in `stdout_to_file` leaves it as it is).
+    /// The same for a command that is partly set up: another program, say.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Self {
-        let stdout = scratch("stdout");
-        command.stdout(File::create(&stdout).expect("a file"));
-        Self::spawn_with_stdout(command, stdout)
+        Self::launch(command, None, None).listening()
     }
 
+    /// Starts the program and does not wait for it. It has the settings of
+    /// `command` alone, and on its own a free port. Its stdout and its stderr
+    /// are files, unless it is given others.
     #[track_caller]
-    pub fn spawn_with_stdout(command: &mut Command, stdout: PathBuf) -> Self {
-        let stderr = scratch("stderr");
-        command.env("PORT", "0").stdin(Stdio::null());
-        command.stderr(File::create(&stderr).expect("a file"));
+    pub fn launch(
+        command: &mut Command,
+        stdout: Option<Stdio>,
+        stderr: Option<Stdio>,
+    ) -> Self {
+        for name in ["HOST", "PORT", "SLEEP", "WORKERS"] {
+            if command.get_envs().all(|(set, _)| set != name) {
+                command.env_remove(name);
+                if name == "PORT" {
+                    command.env(name, "0");
+                }
+            }
+        }
+        let files = (scratch("stdout"), scratch("stderr"));
+        let file = |path| Stdio::from(File::create(path).expect("a file"));
+        command.stdin(Stdio::null());
+        command.stdout(stdout.unwrap_or_else(|| file(&files.0)));
+        command.stderr(stderr.unwrap_or_else(|| file(&files.1)));
         let child = command.spawn().expect("the server starts");
-        let mut server = Self { child, port: 0, stdout, stderr };
-        wait_until("the first line", || server.stderr().contains('\n'));
-        let said = server.stderr();
+        Self { child, port: 0, stdout: files.0, stderr: files.1 }
+    }
+
+    /// Waits until the server has said where it listens.
+    #[track_caller]
+    pub fn listening(mut self) -> Self {
+        wait_until("the first line", || self.stderr().contains('\n'));
+        let said = self.stderr();
         let port = said.lines().next().and_then(|line| {
             line.strip_suffix('/')?.rsplit(':').next()?.parse().ok()
         });
-        server.port = port.unwrap_or_else(|| panic!("the server said: {said}"));
-        server
+        self.port = port.unwrap_or_else(|| panic!("the server said: {said}"));
+        self
     }
 
     pub fn stdout(&self) -> String {
@@ -104,6 +121,11 @@ impl Server {
         fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
+    /// All of stderr, if nothing goes wrong.
+    pub fn first_line(&self) -> String {
+        format!("listening on {}\n", self.url("/"))
+    }
+
     /// How many jobs have started, and how many have ended.
     pub fn going(&self) -> usize {
         self.stdout().matches("going to sleep").count()
@@ -111,6 +133,21 @@ impl Server {
 
     pub fn done(&self) -> usize {
         self.stdout().matches("done sleeping").count()
+    }
+
+    /// How many jobs ran at once at most.
+    #[track_caller]
+    pub fn peak(&self) -> usize {
+        let (mut open, mut peak) = (0, 0);
+        for line in self.stdout().lines() {
+            match line.split_whitespace().next() {
+                Some("going") => open += 1,
+                Some("done") => open -= 1,
+                _ => panic!("not a line of the core: {line:?}"),
+            }
+            peak = open.max(peak);
+        }
+        peak
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -131,7 +168,8 @@ impl Server {
         let address = ("127.0.0.1", self.port);
         let mut stream = TcpStream::connect(address).expect("it connects");
         stream.set_read_timeout(Some(LONG)).expect("LONG is not zero");
-        stream.write_all(request).expect("it takes the request");
+        // The server may refuse a long one before it has read all of it.
+        stream.write_all(request).ok();
         stream
     }
 
@@ -140,6 +178,36 @@ impl Server {
     #[track_caller]
     pub fn exchange(&self, request: &[u8]) -> String {
         read_to_close(self.send(request))
+    }
+
+    /// Waits until the server has read all that clients have sent, so that
+    /// what is sent now comes after it.
+    #[track_caller]
+    pub fn settle(&self) {
+        if cfg!(target_os = "linux") {
+            wait_until("the server to read", || {
+                self.sockets().iter().all(|(_, unread)| *unread == 0)
+            });
+        } else {
+            sleep(Duration::from_millis(300));
+        }
+        // Time to do something about what was read last.
+        self.assert_alive();
+        sleep(Duration::from_millis(50));
+    }
+
+    /// The server's IPv4 sockets on Linux: what each is connected to, and how
+    /// many bytes wait there to be read, or connections to be accepted.
+    pub fn sockets(&self) -> Vec<(String, u32)> {
+        let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+        let port = format!(":{:04X}", self.port);
+        let rows = table.lines().map(|row| row.split_whitespace().collect());
+        rows.filter(|row: &Vec<_>| row[1].ends_with(&port))
+            .map(|row| {
+                let unread = row[4].rsplit(':').next().expect("tx:rx");
+                (row[2].into(), u32::from_str_radix(unread, 16).expect("hex"))
+            })
+            .collect()
     }
 
     /// Fails unless the server still answers, and without a worker.
@@ -171,12 +239,18 @@ pub fn read_to_close(mut stream: TcpStream) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Runs curl, and never through a proxy.
+/// A curl that ends within a minute and never goes through a proxy.
+pub fn curl_command(arguments: &[&str]) -> Command {
+    let mut curl = Command::new("curl");
+    curl.args(["-q", "--noproxy", "*", "--silent", "--max-time", "60"]);
+    curl.args(arguments);
+    curl
+}
+
+/// Runs curl.
 #[track_caller]
 pub fn curl(arguments: &[&str]) -> Output {
-    let mut curl = Command::new("curl");
-    curl.args(["--noproxy", "*", "--silent", "--max-time", "60"]);
-    curl.args(arguments).output().expect("curl is installed")
+    curl_command(arguments).output().expect("curl is installed")
 }
 
 /// What curl prints: with `-i` the head as well.
@@ -200,7 +274,8 @@ pub fn status(url: &str) -> String {
 pub fn build_changed(name: &str, old: &str, new: &str) -> PathBuf {
     let main = fs::read_to_string(format!("{ROOT}/src/main.rs")).expect("main");
     assert_eq!(main.matches(old).count(), 1, "{old:?} stands in main.rs once");
-    let krate = scratch(name);
+    // Always the same folder: cargo compares the age of what lies there.
+    let krate = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(krate.join("src")).expect("a folder");
     fs::write(krate.join("src/main.rs"), main.replace(old, new)).expect("copy");
     let toml = fs::read_to_string(format!("{ROOT}/Cargo.toml")).expect("toml");

@@ -1,0 +1,132 @@
+//! What the server makes of its settings, and how it fails to start.
+
+mod common;
+
+use common::{BINARY, Server, fetch, status};
+use std::ffi::{OsStr, OsString};
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
+/// Starts a server that must end at once with this status and one line on
+/// stderr, which is returned.
+#[track_caller]
+fn refused(code: i32, settings: &[(&str, &OsStr)]) -> String {
+    let mut command = Command::new(BINARY);
+    command.envs(settings.iter().copied());
+    let mut server = Server::launch(&mut command, None, None);
+    let status = server.exit_status();
+    let said = server.stderr();
+    assert_eq!(status, Some(code), "{settings:?}: {said}");
+    assert_eq!(server.stdout(), "");
+    assert!(said.ends_with('\n') && said.lines().count() == 1, "{said}");
+    said
+}
+
+#[test]
+fn a_bad_setting_is_named_in_one_line() {
+    let numbers = ["", "abc", "-1", " 1", "1 ", "1e9", "inf", "nan", "0x10"];
+    let not_text = OsStr::from_bytes(b"\xff");
+    for (name, allowed, values) in [
+        ("SLEEP", "0 to 86400 seconds", &["86401", "-0.1", "-inf"][..]),
+        ("WORKERS", "1 to 10000", &["0", "10001", "1.5"]),
+        ("PORT", "0 (any) to 65535", &["65536", "80.0", "http"]),
+        ("HOST", "an IP address", &["localhost", "127.0.0.1:80", "[::1]"]),
+    ] {
+        let values = numbers.iter().chain(values).map(OsStr::new);
+        for value in values.chain([not_text]) {
+            let said = refused(2, &[(name, value)]);
+            let start = format!("{name}={value:?} is not allowed");
+            assert!(said.starts_with(&start), "{said}");
+            assert!(said.contains(allowed), "{said}");
+        }
+    }
+}
+
+#[test]
+fn the_limits_themselves_are_allowed() {
+    for setting in [
+        ("SLEEP", "0"),
+        ("SLEEP", "0.5"),
+        ("WORKERS", "1"),
+        ("HOST", "127.0.0.1"),
+        ("PORT", "0"),
+    ] {
+        let server = Server::start(&[setting]);
+        assert_eq!(status(&server.url("/missing")), "404");
+    }
+    let server = Server::start(&[("SLEEP", "86400"), ("WORKERS", "2")]);
+    let waiting = server.send(common::GET);
+    common::wait_until("the job", || server.going() == 1);
+    drop(waiting);
+}
+
+#[test]
+fn ten_thousand_workers_are_allowed() {
+    let mut command = Command::new(BINARY);
+    command.env("WORKERS", "10000").env("SLEEP", "0");
+    let server = Server::launch(&mut command, None, None);
+    common::wait_until("the first line", || !server.stderr().is_empty());
+    if server.stderr().contains("cannot start the workers") {
+        return eprintln!("skipped: no 10,000 threads on this machine");
+    }
+    let server = server.listening();
+    assert_eq!(status(&server.url("/")), "200");
+}
+
+/// Whether or not something else has the port, the server names it.
+#[test]
+fn without_settings_it_is_port_8888_of_this_machine() {
+    let mut command = Command::new(BINARY);
+    let server = Server::launch(command.env_remove("PORT"), None, None);
+    common::wait_until("the first line", || server.stderr().contains('\n'));
+    assert!(server.stderr().contains("127.0.0.1:8888"), "{}", server.stderr());
+}
+
+#[test]
+fn a_taken_port_is_named_with_cause_and_remedy() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound");
+    let port = OsString::from(address.port().to_string());
+    let said = refused(1, &[("PORT", &port)]);
+    assert!(said.contains(&address.to_string()), "{said}");
+    assert!(said.contains("in use"), "{said}");
+    assert!(said.contains("change HOST or PORT"), "{said}");
+}
+
+#[test]
+fn an_address_of_another_machine_is_named_with_the_cause() {
+    let said = refused(1, &[("HOST", OsStr::new("192.0.2.1"))]);
+    assert!(said.contains("192.0.2.1:0"), "{said}");
+    assert!(said.contains("assign requested address"), "{said}");
+}
+
+/// The server closes the connection first, so the system remembers it on the
+/// server's port for a while.
+#[test]
+fn a_restarted_server_gets_its_port_back() {
+    let mut first = Server::start(&[("SLEEP", "0")]);
+    first.exchange(common::GET);
+    first.signal("TERM");
+    assert_eq!(first.exit_status(), Some(0));
+    let port = first.port.to_string();
+    let second = Server::start(&[("SLEEP", "0"), ("PORT", &port)]);
+    assert_eq!(second.port, first.port);
+    assert_eq!(status(&second.url("/")), "200");
+}
+
+#[test]
+fn one_server_serves_ipv4_and_ipv6_and_shows_plain_addresses() {
+    if let Err(why) = TcpListener::bind("[::1]:0") {
+        return eprintln!("skipped: no IPv6 on this machine: {why}");
+    }
+    let server = Server::start(&[("HOST", "::"), ("SLEEP", "0")]);
+    let listening = format!("listening on http://[::]:{}/\n", server.port);
+    assert_eq!(server.stderr(), listening);
+    for (host, ip) in [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
+        let url = format!("http://{host}:{}/", server.port);
+        assert_eq!(fetch(&["-g", &url]), format!("msg to client {ip}"));
+        let lines = format!("going to sleep {ip}\ndone sleeping {ip}\n");
+        assert!(server.stdout().ends_with(&lines), "{}", server.stdout());
+    }
+}
