@@ -216,7 +216,7 @@ printf 'listening on %s\n' "$url" # and not what cargo may have to warn of
 printf '%s requests at once, %s workers, %s s of sleep:\n\n' "$requests" "$workers" "$sleep"
 TIMEFORMAT=%R
 { time send_burst; } 2>"$scratch/total"
-sed '1,/^listening on /d' "$scratch/stderr" # what the server said since
+awk 'up; /^listening on / { up = 1 }' "$scratch/stderr" # what it said since
 verdict=0
 results | draw "$(cat "$scratch/total")" || verdict=1
 sort "$scratch"/*.error | uniq -c # what the curls had to say
