@@ -92,11 +92,12 @@ interrupted() {
 # ----- the burst -------------------------------------------------------------
 
 # The post's loop: one curl in the background for each request. curl, since a
-# browser would not ask for the same page 13 times at once.
+# browser would not ask for the same page 13 times at once. -q and --noproxy
+# keep your own settings for it out of this.
 send_burst() {
   local i
   for ((i = 1; i <= requests; i++)); do
-    curl -i -sS --noproxy '*' -o "$scratch/$i.answer" \
+    curl -q -i -sS --noproxy '*' -o "$scratch/$i.answer" \
       -w '%{http_code} %{time_total}\n' "$url" \
       >"$scratch/$i.result" 2>"$scratch/$i.error" &
     clients+=($!)
@@ -200,7 +201,7 @@ server=$!
 url=
 ready() {
   url=$(sed -n 's/^listening on //p' "$scratch/stderr")
-  [ -n "$url" ] && curl -s --noproxy '*' -o "$scratch/ready" "${url}ready"
+  [ -n "$url" ] && curl -q -s --noproxy '*' -o "$scratch/ready" "${url}ready"
 }
 tries=100
 until ready; do
