@@ -14,7 +14,8 @@
 //! Part 1 is the post. Each line of its Python stands in a comment that starts
 //! with `py|`, right above the Rust that answers it. Part 2 is what the post
 //! got from `import tornado` and what Rust leaves to you. Read part 1 first: a
-//! name that you do not know yet is explained in part 2.
+//! name that you do not know yet is explained in part 2. Each section names the
+//! chapter that walks through it.
 
 // py| import time
 use std::{thread, time::Duration};
@@ -47,7 +48,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 // ===== PART 1: THE POST =====================================================
 
-// ----- CORE -----------------------------------------------------------------
+// ----- CORE --------------------------------------- tutorial/03-core.md -----
 
 /// The work that a request asks for. It knows nothing of HTTP or of async
 /// code, so it is free to block. Put your own in its place.
@@ -85,7 +86,7 @@ impl Core {
     }
 }
 
-// ----- MAIN HANDLER ---------------------------------------------------------
+// ----- MAIN HANDLER ----------------------- tutorial/04-main-handler.md -----
 
 /// Takes a request to the core, and the core's result back to the client.
 ///
@@ -150,7 +151,7 @@ impl MainHandler {
     }
 }
 
-// ----- WEB SERVER -----------------------------------------------------------
+// ----- WEB SERVER --------------------------- tutorial/05-web-server.md -----
 
 /// Where the server listens, and which requests it has not answered yet.
 // py| class WebServer:
@@ -221,7 +222,7 @@ impl WebServer {
     }
 }
 
-// ----- THE ENTRYPOINT -------------------------------------------------------
+// ----- THE ENTRYPOINT ------------------- tutorial/06-the-entrypoint.md -----
 
 fn main() -> ExitCode {
     // py| core = Core()
@@ -234,7 +235,7 @@ fn main() -> ExitCode {
 
 // ===== PART 2: WHAT `import tornado` DID FOR YOU ============================
 
-// ----- the executor ---------------------------------------------------------
+// ----- the executor ----------------------- tutorial/07-the-executor.md -----
 
 /// Python's `concurrent.futures.ThreadPoolExecutor`: `max_workers` threads and
 /// one queue before them, first in, first out, as long as it may get.
@@ -304,7 +305,7 @@ impl ThreadPoolExecutor {
     }
 }
 
-// ----- routing and pages ----------------------------------------------------
+// ----- routing and pages ------- tutorial/08-what-import-tornado-did.md -----
 
 /// `tornado.web.Application`, with one route.
 #[derive(Clone)]
@@ -396,7 +397,7 @@ fn error_page(status: StatusCode) -> Page {
     page
 }
 
-// ----- the loop -------------------------------------------------------------
+// ----- the loop ---------------- tutorial/08-what-import-tornado-did.md -----
 
 /// How long a client may be silent, and how long a shutdown may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -478,7 +479,7 @@ async fn serve(listener: TcpListener, webapp: Application) -> Instant {
     deadline
 }
 
-// ----- settings and messages ------------------------------------------------
+// ----- settings and messages --- tutorial/08-what-import-tornado-did.md -----
 
 /// Reads the environment variable `name`. What is set but not `allowed` gets
 /// one line on stderr, and the program exits with status 2.

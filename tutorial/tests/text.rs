@@ -39,6 +39,15 @@ fn each_line_of_python_stands_in_main_rs_once_in_order_and_is_answered() {
 }
 
 #[test]
+fn each_chapter_that_main_rs_names_is_there() {
+    let main = read("src/main.rs");
+    let words = main.split_whitespace();
+    let named: Vec<_> = words.filter(|w| w.starts_with("tutorial/")).collect();
+    assert_eq!(named.len(), 8, "one for each section: {named:?}");
+    named.into_iter().for_each(|path| drop(read(path)));
+}
+
+#[test]
 fn the_readmes_skeleton_is_code_of_main_rs() {
     let readme = read("README.md");
     let skeleton = &blocks(&readme, "rust")[0];
