@@ -13,8 +13,10 @@ requests=${REQUESTS-13}
 workers=${WORKERS-10}
 sleep=${SLEEP-10}
 keep=no
+scratch=     # a folder, while it is ours to remove
 server=      # the server's process, while it is ours to stop
 clients=()   # the curls
+url=         # where it listens, as soon as it says so
 
 usage() {
   cat <<'END'
@@ -73,17 +75,17 @@ clean_up() {
     # The server gives itself 30 seconds.
     server_ends_within 32 || kill -KILL "$server" 2>/dev/null || true
   fi
-  [ "$keep" = yes ] || rm -rf "$scratch"
+  [ -z "$scratch" ] || rm -rf "$scratch"
 }
 
 # The terminal has sent Ctrl-C to the server as well. A signal more would make
 # it exit at once, so it gets the time to end what runs.
 interrupted() {
-  trap '' INT
-  keep=no
+  trap '' INT PIPE
   stop_clients
-  if [ -n "$server" ]; then
-    printf '\nstopping: what sleeps may wake up; Ctrl-C again ends it at once\n'
+  if [ -n "$server" ] && [ -n "$url" ]; then
+    # In `./run.sh | tee`, Ctrl-C has ended the reader as well.
+    printf '\nstopping: what sleeps may wake up; Ctrl-C again ends it at once\n' || true
     server_ends_within "$(awk -v s="$sleep" 'BEGIN { print s + 2 }')" || true
   fi
   exit 130
@@ -137,7 +139,7 @@ draw() {
     BEGIN {
       width = 48
       scale = total > 0 ? width / total : 0
-      printf "\nrequest  %-*s  status  seconds\n", width, \
+      printf "\nrequest  %-48s  status  seconds\n", \
         "(. waits for a worker, # sleeps on one)"
     }
     {
@@ -150,7 +152,8 @@ draw() {
       } else {
         drawn = bar(0, end, "x", failed)
       }
-      printf "%7d  %s%*s  %6s  %7.2f\n", $1, drawn, width - end, "", $2, $3
+      drawn = drawn bar(end, width, " ", "")
+      printf "%7d  %s  %6s  %7.2f\n", $1, drawn, $2, $3
     }
     END {
       rounds = int((NR + workers - 1) / workers)
@@ -174,7 +177,7 @@ for argument in "$@"; do
   esac
 done
 case $requests in
-  '' | *[!0-9]* | ?????*) requests=0 ;;
+  '' | 0* | *[!0-9]* | ?????*) requests=0 ;; # bash takes 010 for an 8
 esac
 if [ "$requests" -lt 1 ] || [ "$requests" -gt 1000 ]; then
   fail "REQUESTS='$REQUESTS' is not allowed; set it to 1 to 1000" 2
@@ -198,10 +201,9 @@ server=$!
 
 # The server is ready when it says where it listens and answers there. The path
 # has no page: `/` would take a worker.
-url=
 ready() {
   url=$(sed -n 's/^listening on //p' "$scratch/stderr")
-  [ -n "$url" ] && curl -q -s --noproxy '*' -o "$scratch/ready" "${url}ready"
+  [ -n "$url" ] && curl -q -s --max-time 5 --noproxy '*' -o /dev/null "${url}ready"
 }
 tries=100
 until ready; do
@@ -217,14 +219,16 @@ printf 'listening on %s\n' "$url" # and not what cargo may have to warn of
 printf '%s requests at once, %s workers, %s s of sleep:\n\n' "$requests" "$workers" "$sleep"
 TIMEFORMAT=%R
 { time send_burst; } 2>"$scratch/total"
+sed '$d' "$scratch/total" >&2 # what bash had to say before
 awk 'up; /^listening on / { up = 1 }' "$scratch/stderr" # what it said since
 verdict=0
-results | draw "$(cat "$scratch/total")" || verdict=1
+results | draw "$(tail -n 1 "$scratch/total")" || verdict=1
 sort "$scratch"/*.error | uniq -c # what the curls had to say
 
 if [ "$keep" = yes ]; then
   printf '\nThe server goes on at %s\nIts messages: %s\nStop it with: kill %s\n' \
     "$url" "$scratch/stderr" "$server"
-  server=
+  rm -f "$scratch/total" "$scratch"/[0-9]*
+  server='' scratch=''
 fi
 [ "$verdict" = 0 ]

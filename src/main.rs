@@ -29,6 +29,7 @@ use hyper::{Method, Request, Response, StatusCode, Version, body::Incoming};
 // The standard library has no such pool. Part 2 makes one from these:
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
+use std::{convert::Infallible, io};
 use tokio::sync::oneshot;
 
 // The rest is for part 2.
@@ -38,10 +39,10 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{http::uri::Authority, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{self, ExitCode};
-use std::{convert::Infallible, env, str::FromStr};
+use std::{env, str::FromStr};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -125,10 +126,8 @@ impl MainHandler {
     // py| def get(self, uri):
     // py| ip = self.request.remote_ip
     // The address is a parameter, since nothing else of the request is needed.
-    // A request that is kept costs 5 KB for as long as its client waits.
     async fn get(&self, uri: &str, remote_ip: IpAddr) -> Page {
-        // One more owner until `get` ends: the server counts them when it
-        // shuts down, and knows how many answers it owes.
+        // One more owner until `get` ends: the server counts them.
         let _open = Arc::clone(&self.webserver.open);
 
         // The job may run longer than this future lives, so it must own what
@@ -175,6 +174,8 @@ impl WebServer {
 
     /// Serves until SIGINT or SIGTERM, answers what it has accepted by then,
     /// and returns the status to exit with: 1 if some of that went unanswered.
+    /// Reads `WORKERS`. Exits by itself where it cannot start: with 2 for a
+    /// setting, with 1 for what the system refuses.
     ///
     /// Synchronous, as in the post, and here it must be: a runtime that is
     /// dropped in async code panics.
@@ -188,13 +189,18 @@ impl WebServer {
         let executor = ThreadPoolExecutor::new(workers);
         let (executor, workers) = or_exit("start the workers", executor);
         // py|         'core': core,
+        // `start` keeps one `Arc` to its end: a core may hold a runtime, and
+        // panics then if the loop is where it is dropped.
         let core = Arc::new(core);
         // py|         'webserver': self,
         let webserver = Arc::new(self);
         // py|     }),
         // py| ])
-        let handler =
-            MainHandler::initialize(executor, core, Arc::clone(&webserver));
+        let handler = MainHandler::initialize(
+            executor,
+            Arc::clone(&core),
+            Arc::clone(&webserver),
+        );
         let webapp = Application { uri: "/", handler };
 
         let ioloop = or_exit("start the loop", Runtime::new());
@@ -209,7 +215,7 @@ impl WebServer {
 
         let unanswered = Arc::strong_count(&webserver.open) - 1;
         if unanswered == 0 {
-            // Every client is served or has left. A leaver's job may still
+            // No client waits for the core any more. A leaver's job may still
             // run: it gets what remains of the time. All the while the loop
             // stays up, to hear a second signal.
             workers.recv_timeout(deadline - Instant::now()).ok();
@@ -262,9 +268,8 @@ impl ThreadPoolExecutor {
             let (jobs, alive) = (Arc::clone(&jobs), alive.clone());
             let worker = move || {
                 let _alive = alive;
-                // A closure, since the lock must be free again before the job
-                // runs. `while let Ok(job) = jobs.lock()...recv()` holds it to
-                // the end of the job: one job at a time, for all the threads.
+                // A closure, so that the lock is free again before the job
+                // runs. A `while let` with `lock` in it would hold it longer.
                 let next = || jobs.lock().ok()?.recv().ok();
                 while let Some(job) = next() {
                     // A job that panics takes no worker with it. What it may
@@ -279,7 +284,8 @@ impl ThreadPoolExecutor {
     }
 
     /// Queues `job` at once, as Python's `submit` does. Await what it returns
-    /// for the job's result, or an `Err` if the job panicked.
+    /// for the job's result, or an `Err` if the job panicked. (With `panic =
+    /// "abort"` in Cargo.toml, a panic ends the program instead.)
     ///
     /// Drop what it returns to cancel the job: one in the queue never starts
     /// then. One that runs goes on to its end and keeps its worker, since no
@@ -319,8 +325,8 @@ impl Application {
     /// connection without a word.
     ///
     /// Why not an `async fn`: that would hold the request until it is
-    /// answered, and hyper would keep a second buffer of 8 KiB for its body.
-    /// This function drops it, and returns a future that does without.
+    /// answered. Its headers are slices of hyper's read buffer, so hyper would
+    /// need a second one: 5 KB more for each client that waits.
     fn answer(
         &self,
         request: Request<Incoming>,
@@ -336,7 +342,8 @@ impl Application {
                 Err(status) => error_page(status),
             };
             if unread {
-                // Or the body would be read as the next request.
+                // Where the body ends, and the next request begins, is a thing
+                // that a proxy may see otherwise. So no request comes next.
                 let close = HeaderValue::from_static("close");
                 page.headers_mut().insert(CONNECTION, close);
             }
@@ -399,7 +406,8 @@ fn error_page(status: StatusCode) -> Page {
 
 // ----- the loop ---------------- tutorial/08-what-import-tornado-did.md -----
 
-/// How long a client may be silent, and how long a shutdown may take.
+/// How long a client may take for the head of a request, how long it may be
+/// silent between two of them, and how long a shutdown may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tornado's `webapp.listen`. Call it where a runtime runs.
@@ -440,15 +448,16 @@ async fn serve(listener: TcpListener, webapp: Application) -> Instant {
     say(&format!("listening on http://{address}/"));
 
     let mut http = http1::Builder::new();
-    // The limit on a request's head, and on the pause between two requests.
     // Behind a proxy, make it longer than the proxy keeps idle connections.
-    // hyper has no clock but this timer: without it, neither has a limit.
+    // hyper has no clock but this timer, and panics if it is to keep a limit
+    // without one.
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased; // the signal first, however many clients wait in line
             () = stop() => break,
+            accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,

@@ -29,7 +29,8 @@ fn apart(program: &str, settings: &[(&str, &str)]) -> Command {
 /// Its exit status, stdout and stderr.
 #[track_caller]
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    let output = command.output().expect("run.sh starts");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = common::output(command);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -45,6 +46,11 @@ fn address(said: &str) -> &str {
 #[track_caller]
 fn assert_clean(command: &Command, said: &str) {
     assert!(TcpStream::connect(address(said)).is_err(), "a server is left");
+    assert_no_file(command);
+}
+
+#[track_caller]
+fn assert_no_file(command: &Command) {
     let is_tmpdir = |(name, value)| (name == "TMPDIR").then_some(value)?;
     let temporary = command.get_envs().find_map(is_tmpdir).expect("it is set");
     let left: Vec<_> = fs::read_dir(temporary).expect("a folder").collect();
@@ -98,7 +104,7 @@ fn path_without(missing: &str) -> String {
     fs::create_dir_all(&folder).expect("a folder");
     let tools = [
         "bash", "cargo", "curl", "awk", "cat", "dirname", "mktemp", "sed",
-        "sort", "sleep", "rm", "grep", "uniq", "env",
+        "sort", "sleep", "rm", "grep", "uniq", "env", "tail",
     ];
     for tool in tools.into_iter().filter(|tool| *tool != missing) {
         let which = format!("command -v {tool}");
@@ -130,6 +136,8 @@ fn a_wrong_call_is_refused() {
         (("REQUESTS", "1001"), "--keep", "REQUESTS='1001'"),
         (("REQUESTS", "many"), "--keep", "REQUESTS='many'"),
         (("REQUESTS", ""), "--keep", "REQUESTS=''"),
+        (("REQUESTS", "010"), "--keep", "REQUESTS='010'"),
+        (("REQUESTS", "09"), "--keep", "REQUESTS='09'"),
         (("REQUESTS", "13"), "--fast", "--fast"),
     ] {
         let (status, said, errors) = run(&mut run_sh(&[settings], &[argument]));
@@ -149,11 +157,22 @@ fn a_server_that_does_not_start_is_heard() {
         (("PORT", port.as_str()), "change HOST or PORT"),
         (("SLEEP", "long"), "SLEEP=\"long\" is not allowed"),
     ] {
-        let (status, said, errors) = run(&mut run_sh(&[setting], &[]));
+        let mut command = run_sh(&[setting], &["--keep"]);
+        let (status, said, errors) = run(&mut command);
+        assert_no_file(&command);
         assert_eq!(status, Some(1), "{said}{errors}");
         assert!(errors.contains(heard), "{errors}");
         assert!(errors.ends_with("run.sh: the server did not start\n"));
         assert_eq!(transcript(&said), []);
+    }
+}
+
+/// A process that is killed if the test fails.
+struct Killed<'a>(&'a str);
+
+impl Drop for Killed<'_> {
+    fn drop(&mut self) {
+        Command::new("kill").args(["-s", "KILL", self.0]).output().ok();
     }
 }
 
@@ -163,33 +182,57 @@ fn keep_leaves_the_server_and_says_how_to_reach_it() {
     let file = File::create(&said).expect("a file");
     let settings = [("SLEEP", "0.1"), ("REQUESTS", "1")];
     let mut command = run_sh(&settings, &["--keep"]);
-    let status_code = command.stdout(file).status().expect("it runs").code();
+    let status_code = common::output(command.stdout(file)).status.code();
     let said = fs::read_to_string(said).expect("a file");
     assert_eq!(status_code, Some(0), "{said}");
 
     let after = |text: &str| said.rsplit(text).next().expect(text).trim();
+    let server = Killed(after("Stop it with: kill "));
     let url = after("The server goes on at ").lines().next().expect("a line");
     assert_eq!(status(url), "200");
-    common::signal("TERM", after("Stop it with: kill "));
+    common::signal("TERM", server.0);
     let end = || TcpStream::connect(address(&said)).is_err();
     wait_until("the server to end", end);
 }
 
-#[test]
-fn ctrl_c_ends_all_of_it() {
+/// Starts a command that runs run.sh with its output in a file, and presses
+/// Ctrl-C when ten requests sleep. Returns the exit status and the output.
+#[track_caller]
+fn ctrl_c(command: &mut Command) -> (Option<i32>, String) {
     let said = scratch("said");
-    let mut command = run_sh(&[("SLEEP", "2")], &[]);
     command.process_group(0).stdout(File::create(&said).expect("a file"));
     let mut child = command.spawn().expect("run.sh starts");
     let read = || fs::read_to_string(&said).expect("a file");
     wait_until("the first wave", || transcript(&read()).len() == 10);
     // As a terminal does, to all processes of the group.
     common::signal("INT", &format!("-{}", child.id()));
-    assert_eq!(common::exit_status(&mut child), Some(130), "{}", read());
+    (common::exit_status(&mut child), read())
+}
+
+const IGNORED: &str = "is SIGINT ignored here? env --default-signal=INT helps";
+
+#[test]
+fn ctrl_c_ends_all_of_it() {
+    let mut command = run_sh(&[("SLEEP", "2")], &[]);
+    let (status, said) = ctrl_c(&mut command);
+    assert_eq!(status, Some(130), "{IGNORED}: {said}");
     // What slept woke up; what waited never started.
-    let going = transcript(&read()).iter().filter(|going| **going).count();
-    assert_eq!((transcript(&read()).len(), going), (20, 10), "{}", read());
-    assert_clean(&command, &read());
+    let going = transcript(&said).iter().filter(|going| **going).count();
+    assert_eq!((transcript(&said).len(), going), (20, 10), "{said}");
+    assert_clean(&command, &said);
+}
+
+/// Ctrl-C ends the reader as well, so what the server does then is not seen.
+#[test]
+fn ctrl_c_ends_all_of_it_in_a_pipe() {
+    let mut command = apart("bash", &[("SLEEP", "2")]);
+    let status = scratch("status");
+    let pipe = format!("({ROOT}/run.sh; echo $? >{status:?}) | tee /dev/null");
+    let (_, said) = ctrl_c(command.args(["-c", &pipe]));
+    let status = || fs::read_to_string(&status).unwrap_or_default();
+    wait_until("the exit", || !status().is_empty());
+    assert_eq!(status(), "130\n", "{IGNORED}: {said}");
+    assert_clean(&command, &said);
 }
 
 #[test]

@@ -7,14 +7,12 @@
 
 mod common;
 
-use common::{ROOT, Server, signal};
+use common::{ROOT, Server};
 use std::fs;
 use std::io::{Write, stderr};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{LazyLock, mpsc};
-use std::time::Duration;
+use std::sync::LazyLock;
 
 // ----- the chapters ----------------------------------------------------------
 
@@ -259,8 +257,7 @@ fn make(copy: &str, main: &str) {
     fs::copy(script, folder(copy).join("run.sh")).expect("run.sh");
 }
 
-/// Runs a command in a copy or in the project, for three minutes at most.
-/// Returns its stdout and its stderr.
+/// Runs a command in a copy or in the project. Returns its stdout and stderr.
 fn run(command: &str, copy: Option<&str>) -> [String; 2] {
     let mut bash = Command::new("bash");
     for name in ["HOST", "SLEEP", "WORKERS", "REQUESTS", "RUST_BACKTRACE"] {
@@ -270,23 +267,8 @@ fn run(command: &str, copy: Option<&str>) -> [String; 2] {
         .envs([("CARGO_NET_OFFLINE", "true"), ("CARGO_TERM_COLOR", "never")])
         .env("CARGO_TARGET_DIR", folder(".."))
         .current_dir(copy.map_or(ROOT.into(), folder));
-    bash.args(["-c", command]).process_group(0).stdin(Stdio::null());
-    bash.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = bash.spawn().expect("bash starts");
-    let group = format!("-{}", child.id());
-    let (ended, end) = mpsc::channel::<()>();
-    let watch = std::thread::spawn(move || {
-        let end = end.recv_timeout(Duration::from_secs(180));
-        let late = end == Err(mpsc::RecvTimeoutError::Timeout);
-        if late {
-            signal("KILL", &group);
-        }
-        late
-    });
-    let output = child.wait_with_output().expect("it is our child");
-    drop(ended);
-    let late = watch.join().expect("the late are killed");
-    assert!(!late, "{command}: not at its end after three minutes");
+    bash.args(["-c", command]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = common::output(&mut bash);
     [output.stdout, output.stderr].map(|text| {
         let text = String::from_utf8_lossy(&text);
         text.replace(copy.unwrap_or("threaded-tokio"), "threaded-tokio")

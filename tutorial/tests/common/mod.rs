@@ -5,10 +5,12 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::sleep;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_threaded-tokio");
@@ -41,6 +43,29 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn signal(name: &str, target: &str) {
     let kill = Command::new("kill").args(["-s", name, "--", target]).status();
     assert!(kill.expect("kill runs").success(), "no process {target}");
+}
+
+/// What a command prints. It and all that it starts are killed if that takes
+/// more than three minutes, and the test fails.
+#[track_caller]
+pub fn output(command: &mut Command) -> Output {
+    let child = command.process_group(0).stdin(Stdio::null()).spawn();
+    let child = child.expect("it starts");
+    let group = format!("-{}", child.id());
+    let (ended, end) = channel::<()>();
+    let watch = thread::spawn(move || {
+        let end = end.recv_timeout(Duration::from_secs(180));
+        let late = end == Err(RecvTimeoutError::Timeout);
+        if late {
+            signal("KILL", &group);
+        }
+        late
+    });
+    let output = child.wait_with_output().expect("it is our child");
+    drop(ended);
+    let late = watch.join().expect("the late are killed");
+    assert!(!late, "{command:?}: not at its end after three minutes");
+    output
 }
 
 /// The exit status of a process that must end by itself.
