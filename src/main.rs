@@ -455,7 +455,8 @@ async fn serve(listener: TcpListener, webapp: Application) -> Instant {
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
-            biased; // the signal first, however many clients wait in line
+            // The signal first, however many clients wait in line.
+            biased;
             () = stop() => break,
             accepted = listener.accept() => accepted,
         };
