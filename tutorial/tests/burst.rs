@@ -97,6 +97,19 @@ fn thirteen_requests_on_ten_workers_make_two_waves() {
     assert_clean(&command, &said);
 }
 
+/// The ten that have a worker keep it. The three in the queue never start.
+#[test]
+fn clients_that_leave_are_told_of_and_fail_the_run() {
+    let mut command = run_sh(&[("SLEEP", "1"), ("TIMEOUT", "0.5")], &[]);
+    let (status, said, errors) = run(&mut command);
+    assert_eq!(status, Some(1), "{said}{errors}");
+    assert_eq!(transcript(&said).len(), 20, "{said}");
+    assert!(said.contains("\n0 answered, 13 failed, in "), "{said}");
+    let why = " 13 curl: (28) Operation timed out with 0 bytes received\n";
+    assert!(said.contains(why), "{said}");
+    assert_clean(&command, &said);
+}
+
 /// A folder of programs in place of PATH: the tools run.sh needs, without the
 /// one that is named.
 fn path_without(missing: &str) -> String {
@@ -138,6 +151,11 @@ fn a_wrong_call_is_refused() {
         (("REQUESTS", ""), "--keep", "REQUESTS=''"),
         (("REQUESTS", "010"), "--keep", "REQUESTS='010'"),
         (("REQUESTS", "09"), "--keep", "REQUESTS='09'"),
+        (("TIMEOUT", ""), "--keep", "TIMEOUT=''"),
+        (("TIMEOUT", "-1"), "--keep", "TIMEOUT='-1'"),
+        (("TIMEOUT", "1.2.3"), "--keep", "TIMEOUT='1.2.3'"),
+        (("TIMEOUT", ".5"), "--keep", "TIMEOUT='.5'"),
+        (("TIMEOUT", "soon"), "--keep", "TIMEOUT='soon'"),
         (("REQUESTS", "13"), "--fast", "--fast"),
     ] {
         let (status, said, errors) = run(&mut run_sh(&[settings], &[argument]));
