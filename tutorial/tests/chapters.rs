@@ -7,70 +7,16 @@
 
 mod common;
 
+use common::chapter::{Numbered, Part, apply, parts, prose, read, words};
 use common::{ROOT, Server};
 use std::fs;
 use std::io::{Write, stderr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 // ----- the chapters ----------------------------------------------------------
-
-/// What stands between ``` and ``` in a text, or between two such blocks.
-struct Part {
-    path: String,
-    /// What the block's first line says: `rust`, `console`. Or else `prose`.
-    kind: String,
-    /// How many lines come before it.
-    start: usize,
-    lines: Vec<String>,
-}
-
-impl Part {
-    /// The place of one of its lines, for messages.
-    fn at(&self, index: usize) -> String {
-        format!("{}:{}", self.path, self.start + index + 1)
-    }
-
-    fn has_heading(&self) -> bool {
-        self.kind == "prose" && self.lines.iter().any(|l| l.starts_with('#'))
-    }
-}
-
-fn read(path: &str) -> String {
-    let text = fs::read_to_string(Path::new(ROOT).join(path));
-    text.unwrap_or_else(|why| panic!("{path}: {why}"))
-}
-
-/// The parts of a text, in turns prose and block.
-fn parts(path: &str) -> Vec<Part> {
-    let part = |kind: &str, start| {
-        let (path, kind) = (path.to_owned(), kind.to_owned());
-        Part { path, kind, start, lines: Vec::new() }
-    };
-    let mut parts = vec![part("prose", 0)];
-    for (i, line) in read(path).lines().enumerate() {
-        let last = parts.last_mut().expect("there is one");
-        match line.strip_prefix("```") {
-            None => last.lines.push(line.to_owned()),
-            Some(kind) if last.kind == "prose" => parts.push(part(kind, i + 1)),
-            Some(_) => parts.push(part("prose", i + 1)),
-        }
-    }
-    assert!(parts.len() % 2 == 1, "{path}: a ``` is missing");
-    parts
-}
-
-/// Its prose, line by line.
-fn prose(path: &str) -> impl Iterator<Item = String> {
-    parts(path).into_iter().step_by(2).flat_map(|part| part.lines)
-}
-
-/// Its prose, without what stands between backticks.
-fn words(path: &str) -> String {
-    let lines: Vec<_> = prose(path).collect();
-    lines.join("\n").split('`').step_by(2).collect()
-}
 
 /// The links in a text: what stands before `](`, and the target.
 fn links(text: &str) -> Vec<(&str, &str)> {
@@ -125,9 +71,6 @@ fn link(above: &Part, block: &Part, listed: Listed) -> Option<usize> {
     (block.kind == listed[2] && target == listed[1]).then_some(i)
 }
 
-/// A line with the right numbers: its file, its index, and how it must read.
-type Numbered = (String, usize, String);
-
 /// Compares all listings of a file with its code. Returns their links.
 fn listings(parts: &[Part], listed: Listed) -> Vec<Numbered> {
     let (file, target) = (listed[0], listed[1]);
@@ -162,49 +105,6 @@ fn listings(parts: &[Part], listed: Listed) -> Vec<Numbered> {
     links
 }
 
-/// Applies a diff wherever its lines stand in main.rs. Returns the changed
-/// main.rs, and the lines with `@@`.
-fn apply(diff: &Part) -> (String, Vec<Numbered>) {
-    let head = "--- a/src/main.rs\n+++ b/src/main.rs\n@@";
-    let is_diff = diff.lines.join("\n").starts_with(head);
-    assert!(is_diff, "{}: a diff begins with\n{head}", diff.at(0));
-
-    let main = read(RUST[0]);
-    let main: Vec<_> = main.lines().collect();
-    let (mut changed, mut numbers) = (Vec::new(), Vec::new());
-    let (mut used, mut i) = (0, 2);
-    for hunk in diff.lines[2..].chunk_by(|_, next| !next.starts_with("@@")) {
-        let at = diff.at(i);
-        let without = |sign: char| -> Vec<&str> {
-            let lines = hunk[1..].iter().filter(|l| !l.starts_with(sign));
-            lines.map(|line| line.get(1..).unwrap_or_default()).collect()
-        };
-        let (old, new) = (without('+'), without('-'));
-        let ends = !hunk[hunk.len() - 1].starts_with(['+', '-']);
-        assert!(ends, "{at}: end with a line that stays, for `git apply`");
-        let is_old = |i: &usize| main[*i..].starts_with(&old);
-        let found: Vec<_> = (0..main.len()).filter(is_old).collect();
-        assert!(
-            found.len() == 1 && found[0] >= used,
-            "{at}: these lines stand in main.rs {} times. They must stand \
-             there once, and below those of the hunk before:\n{}",
-            found.len(),
-            old.join("\n")
-        );
-        changed.extend(&main[used..found[0]]);
-        let tail = hunk[0].splitn(3, "@@").nth(2).unwrap_or_default();
-        let (line, new_line) = (found[0] + 1, changed.len() + 1);
-        let (gone, come) = (old.len(), new.len());
-        let right = format!("@@ -{line},{gone} +{new_line},{come} @@{tail}");
-        numbers.push((diff.path.clone(), diff.start + i, right));
-        changed.extend(new);
-        used = found[0] + gone;
-        i += hunk.len();
-    }
-    changed.extend(&main[used..]);
-    (changed.join("\n") + "\n", numbers)
-}
-
 fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
     let mut all = [listings(parts, RUST), listings(parts, PYTHON)].concat();
     let diffs = parts.iter().filter(|part| part.kind == "diff");
@@ -230,69 +130,63 @@ fn the_line_numbers_of_listings_and_diffs_are_right() {
 
 // ----- console blocks --------------------------------------------------------
 
-/// Where a changed copy lies: always there, since cargo compares ages.
-fn folder(copy: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(copy)
+/// Runs a command in a folder. Returns its stdout and stderr.
+fn run(command: &str, folder: &Path) -> [String; 2] {
+    let output = common::output(&mut bash(command, folder));
+    [output.stdout, output.stderr]
+        .map(|text| String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Makes a copy of the project with another main.rs. Its name sorts as the
-/// project's does, so that the order in Cargo.lock is right. What is as it was
-/// keeps its age, and need not be built again.
-fn make(copy: &str, main: &str) {
-    fs::create_dir_all(folder(copy).join("src")).expect("a folder");
-    let toml = read("Cargo.toml");
-    let sections = toml.split("\n[").filter(|s| !s.starts_with("[test]]"));
-    let toml = sections.collect::<Vec<_>>().join("\n[") + "\n[workspace]\n";
-    for (file, text) in [
-        ("Cargo.toml", toml.replace("threaded-tokio", copy)),
-        ("Cargo.lock", read("Cargo.lock").replace("threaded-tokio", copy)),
-        ("src/main.rs", main.to_owned()),
-    ] {
-        let file = folder(copy).join(file);
-        if fs::read_to_string(&file).ok().as_ref() != Some(&text) {
-            fs::write(file, text).expect("a file");
-        }
-    }
-    let script = Path::new(ROOT).join("run.sh");
-    fs::copy(script, folder(copy).join("run.sh")).expect("run.sh");
-}
-
-/// Runs a command in a copy or in the project. Returns its stdout and stderr.
-fn run(command: &str, copy: Option<&str>) -> [String; 2] {
+/// The command, with nothing set that could change what it prints.
+fn bash(command: &str, folder: &Path) -> Command {
     let mut bash = Command::new("bash");
     for name in ["HOST", "SLEEP", "WORKERS", "REQUESTS", "RUST_BACKTRACE"] {
         bash.env_remove(name);
     }
     bash.envs([("PORT", "0"), ("TMPDIR", "/tmp"), ("no_proxy", "*")])
         .envs([("CARGO_NET_OFFLINE", "true"), ("CARGO_TERM_COLOR", "never")])
-        .env("CARGO_TARGET_DIR", folder(".."))
-        .current_dir(copy.map_or(ROOT.into(), folder));
+        .env("CARGO_TARGET_DIR", target(folder))
+        .current_dir(folder);
     bash.args(["-c", command]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = common::output(&mut bash);
-    [output.stdout, output.stderr].map(|text| {
-        let text = String::from_utf8_lossy(&text);
-        text.replace(copy.unwrap_or("threaded-tokio"), "threaded-tokio")
-    })
+    bash
 }
 
-/// A line without what differs from run to run.
+/// Where cargo builds what is in a folder: a copy of the project where the
+/// project is built, since its dependencies are there already.
+fn target(folder: &Path) -> PathBuf {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let own = folder.join("../target");
+    if folder.ends_with(FRESH) { own } else { tmp.with_file_name("") }
+}
+
+/// A line without what differs from run to run: times, ports, which request.
 fn shape(line: &str) -> String {
     if line.starts_with("HTTP/") {
         return line.trim().to_owned();
     }
-    let words = line.split_whitespace().map(|word| {
-        let only = |signs: &str| word.chars().all(|sign| signs.contains(sign));
+    let only =
+        |word: &str, signs: &str| word.chars().all(|c| signs.contains(c));
+    let words: Vec<_> = line.split_whitespace().collect();
+    let is_bar = words.len() > 3 && only(words[1], ".#x");
+    let shapes = words.iter().enumerate().map(|(i, word)| {
         let count = |sign: char| word.matches(sign).count();
         if word.starts_with("/tmp/") {
             "P".to_owned()
-        } else if only("x") {
-            "x".to_owned()
-        } else if only(".#") && word != "..." {
+        } else if is_bar && i == 1 {
             // A request that is sent late seems to wait for some columns.
             let waited = 2 * count('.') > count('#');
-            if waited { ".#" } else { "#" }.to_owned()
-        } else if word.starts_with("error[") {
-            word.to_owned()
+            if count('x') > 0 {
+                "x"
+            } else if waited {
+                ".#"
+            } else {
+                "#"
+            }
+            .to_owned()
+        } else if word.starts_with("error[")
+            || (only(word, "0123456789") && !(is_bar && i == 0))
+        {
+            (*word).to_owned()
         } else {
             let mut shape = word.replace(|c: char| c.is_ascii_digit(), "N");
             while shape.contains("NN") || shape.contains("N.N") {
@@ -301,8 +195,17 @@ fn shape(line: &str) -> String {
             shape
         }
     });
-    let shape = words.collect::<Vec<_>>().join(" ");
+    let shape = shapes.collect::<Vec<_>>().join(" ");
     if shape.starts_with("date: ") { "date: D".to_owned() } else { shape }
+}
+
+fn shapes(text: &str, sorted: bool) -> Vec<String> {
+    let mut lines: Vec<_> = text.lines().map(shape).collect();
+    lines.retain(|line| !line.is_empty());
+    if sorted {
+        lines.sort();
+    }
+    lines
 }
 
 /// What differs first. In `told`, `...` stands for any lines, and with `gaps`
@@ -328,60 +231,42 @@ fn difference(told: &[String], real: &[String], gaps: bool) -> Option<String> {
     more.then(|| format!("told:    (no more)\nprinted: {}", real[used[0]]))
 }
 
-/// 13 going and 13 done, but never more than 10 between: the eleventh goes
-/// after the first is done.
-fn is_the_posts_burst(text: &str) -> bool {
-    let (mut going, mut done) = (0, 0);
-    let at_once = text.lines().all(|line| {
+/// How many jobs started, how many ended, and how many ran at once at most.
+fn jobs(text: &str) -> [usize; 3] {
+    let (mut going, mut done, mut peak) = (0, 0, 0);
+    for line in text.lines() {
         going += usize::from(line.starts_with("going to sleep"));
         done += usize::from(line.starts_with("done sleeping"));
-        (done..=done + 10).contains(&going)
-    });
-    at_once && (going, done) == (13, 13)
+        peak = peak.max(going - done);
+    }
+    [going, done, peak]
 }
 
 /// Runs a command and says what is wrong with what a chapter tells of it.
-fn check(command: &str, told: &str, copy: Option<&str>) -> Option<String> {
+fn check(command: &str, told: &str, folder: &Path) -> Option<String> {
     let never = ["git", "cd", "mdbook", "pip", "python3", "test", "--keep"];
     if command.split(' ').any(|word| never.contains(&word)) {
         return Some("no test can run this: put it in ```sh".to_owned());
     }
-    let server = command.contains("http://127.0.0.1:8888/").then(|| {
-        let program = copy.map_or(common::BINARY.into(), |copy| {
-            run("cargo build", Some(copy));
-            folder("../debug").join(copy)
-        });
-        Server::spawn(Command::new(program).env("SLEEP", "0.1"))
-    });
-    let port = server.as_ref().map_or(8888, |server| server.port).to_string();
-    let command = command.replace("8888", &port);
-
     let builds = ["cargo build", "cargo check"];
     let is_build = builds.iter().any(|build| command.starts_with(build));
-    let is_run = command.contains("./run.sh");
+    let is_burst = command.ends_with("./run.sh");
     let is_part = told.lines().any(|line| line == "...");
-    let set = ["REQUESTS=", "WORKERS="].iter().any(|s| command.contains(s));
-    let is_burst = command.ends_with("./run.sh") && copy.is_none() && !set;
-    let shapes = |text: &str| {
-        let mut lines: Vec<_> = text.lines().map(shape).collect();
-        lines.retain(|line| !line.is_empty());
-        if is_run {
-            lines.sort();
-        }
-        lines
-    };
     // A machine that is busy sends requests late, and draws other bars.
-    let mut tries = if is_run { 5 } else { 1 };
+    let mut tries = if command.contains("./run.sh") { 5 } else { 1 };
     loop {
         tries -= 1;
-        let [out, err] = run(&command, copy);
-        let printed = shapes(if is_build { &err } else { &out });
-        let gaps = is_build || is_run && is_part;
-        let mut wrong = difference(&shapes(told), &printed, gaps);
-        let as_told = is_part || is_the_posts_burst(told);
-        if is_burst && !(as_told && is_the_posts_burst(&out)) {
-            wrong = Some("not 13 going and done, 10 at a time".to_owned());
+        let [out, err] = run(command, folder);
+        let printed = shapes(if is_build { &err } else { &out }, is_burst);
+        let gaps = is_build || is_burst && is_part;
+        let mut wrong = difference(&shapes(told, is_burst), &printed, gaps);
+        let (told, printed) = (jobs(told), jobs(&out));
+        if is_burst && !is_part && told != printed {
             tries = 0;
+            wrong = Some(format!(
+                "jobs started, ended, at once\ntold:    {told:?}\n\
+                 printed: {printed:?}"
+            ));
         }
         let why = wrong?;
         if tries == 0 {
@@ -390,45 +275,87 @@ fn check(command: &str, told: &str, copy: Option<&str>) -> Option<String> {
     }
 }
 
+/// A server, and all that its command has started besides. Killed at the end.
+struct Group(Server);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        common::signal("KILL", &format!("-{}", self.0.child.id()));
+    }
+}
+
 /// Runs the commands of a block. Says what is wrong, and how often.
-fn check_all(console: &Part, copy: Option<&str>) -> usize {
+///
+/// A first command that ends in `&` is the server which the others ask. Where
+/// there is none, they ask one that sleeps a tenth of a second.
+fn check_all(console: &Part, folder: &Path) -> usize {
     let (mut wrong, mut i) = (0, 0);
+    let mut commands = Vec::new();
     for lines in console.lines.chunk_by(|_, next| !next.starts_with("$ ")) {
         let (at, told) = (console.at(i), lines[1..].join("\n"));
         let command = lines[0].strip_prefix("$ ");
         let command = command.unwrap_or_else(|| panic!("{at}: no `$ COMMAND`"));
-        if let Some(why) = check(command, &told, copy) {
+        commands.push((at, command, told));
+        i += lines.len();
+    }
+    let own = commands[0].1.strip_suffix(" &").map(|_| commands.remove(0));
+    let asks = |(_, command, _): &(_, &str, _)| command.contains(":8888");
+    let server = (own.is_some() || commands.iter().any(asks)).then(|| {
+        run("cargo build", folder);
+        let default = "SLEEP=0.1 cargo run --quiet &";
+        let command = own.as_ref().map_or(default, |(_, command, _)| command);
+        let mut bash = bash(&command[..command.len() - 2], folder);
+        Group(Server::spawn(bash.process_group(0)))
+    });
+    let port = server.as_ref().map_or(8888, |server| server.0.port).to_string();
+    for (at, command, told) in commands {
+        let command = command.replace("8888", &port);
+        if let Some(why) = check(&command, &told, folder) {
             eprintln!("{at}: $ {command}\n{why}\n");
             wrong += 1;
         }
-        i += lines.len();
+    }
+    if let (Some((at, command, told)), Some(Group(server))) = (own, &server) {
+        let said = server.stdout() + &server.stderr();
+        let (told, said) = (shapes(&told, true), shapes(&said, true));
+        if let Some(why) =
+            difference(&told, &said, told.contains(&"...".into()))
+        {
+            eprintln!("{at}: $ {command}\n{why}\nAll of it:\n{said:#?}\n");
+            wrong += 1;
+        }
     }
     wrong
 }
 
+/// The chapter whose diffs are for a fresh crate.
+const FRESH_CHAPTER: &str = "tutorial/12-make-it-yours.md";
+/// The name that it gives to that.
+const FRESH: &str = "my-server";
+
 #[test]
 fn the_console_blocks_are_what_the_commands_print_with_and_without_the_diffs() {
-    let (mut wrong, mut diffs, mut copy) = (0, 0, None);
-    for (part, next) in PARTS.iter().zip(1..) {
+    let (mut wrong, mut diffs, mut folder) = (0, 0, PathBuf::from(ROOT));
+    let others = PARTS.iter().filter(|part| part.path != FRESH_CHAPTER);
+    let parts: Vec<_> = others.collect();
+    for (part, next) in parts.iter().zip(1..) {
         if part.has_heading() {
-            copy = None;
+            folder = ROOT.into();
         } else if part.kind == "console" {
-            wrong += check_all(part, copy.as_deref());
+            wrong += check_all(part, &folder);
         } else if part.kind == "diff" {
             diffs += 1;
-            let name = format!("threaded-tokio-changed-{diffs}");
-            make(&name, &apply(part).0);
-            let holds = |p: &&Part| !p.has_heading() && p.kind != "diff";
-            let mut below = PARTS[next..].iter().take_while(holds);
+            folder = common::make(&format!("changed-{diffs}"), &apply(part).0);
+            let holds = |p: &&&Part| !p.has_heading() && p.kind != "diff";
+            let mut below = parts[next..].iter().take_while(holds);
             if below.all(|part| part.kind != "console") {
-                let [_, said] = run("cargo build", Some(&name));
+                let [_, said] = run("cargo build", &folder);
                 if said.contains("error") || said.contains("warning") {
                     let at = part.at(0);
                     eprintln!("{at}: no console block says that:\n{said}\n");
                     wrong += 1;
                 }
             }
-            copy = Some(name);
         }
     }
     assert_eq!(wrong, 0, "chapters and runs differ that often, see above");

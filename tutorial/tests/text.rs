@@ -2,21 +2,14 @@
 
 mod common;
 
-use common::{ROOT, Server, build_changed, fetch};
-use std::fs;
+use common::chapter::{parts, read};
+use common::{Server, build, fetch};
 use std::process::Command;
 
-fn read(path: &str) -> String {
-    fs::read_to_string(format!("{ROOT}/{path}")).expect(path)
-}
-
-/// What stands between ``` and ``` in a text, block by block.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let open = format!("```{language}\n");
-    let blocks = text.split(&open).skip(1);
-    blocks
-        .map(|rest| rest.split("```").next().expect("a block").to_owned())
-        .collect()
+/// The first block of that kind in a text.
+fn block(path: &str, kind: &str) -> Vec<String> {
+    let mut parts = parts(path).into_iter();
+    parts.find(|part| part.kind == kind).expect("such a block").lines
 }
 
 #[test]
@@ -49,11 +42,10 @@ fn each_chapter_that_main_rs_names_is_there() {
 
 #[test]
 fn the_readmes_skeleton_is_code_of_main_rs() {
-    let readme = read("README.md");
-    let skeleton = &blocks(&readme, "rust")[0];
     let main = read("src/main.rs");
     let mut code = main.lines().map(str::trim);
-    for line in skeleton.lines().map(str::trim) {
+    for line in block("README.md", "rust") {
+        let line = line.trim();
         let is_comment = line.is_empty() || line.starts_with("//");
         assert!(is_comment || code.any(|own| own == line), "{line}");
     }
@@ -61,10 +53,9 @@ fn the_readmes_skeleton_is_code_of_main_rs() {
 
 #[test]
 fn main_rs_pasted_into_a_fresh_crate_builds_without_a_warning_and_serves() {
-    let dependencies = &blocks(&read("README.md"), "toml")[0];
-    assert!(read("Cargo.toml").contains(dependencies), "{dependencies}");
-    let program = build_changed("pasted", "fn main()", "fn main()");
-    let mut command = Command::new(program);
+    let dependencies = block("README.md", "toml").join("\n");
+    assert!(read("Cargo.toml").contains(&dependencies), "{dependencies}");
+    let mut command = Command::new(build("pasted", &read("src/main.rs")));
     let server = Server::spawn(command.env("SLEEP", "0"));
     assert_eq!(fetch(&[&server.url("/")]), "msg to client 127.0.0.1");
 }

@@ -2,6 +2,9 @@
 //! waiting that ends.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub mod chapter;
+
+use chapter::{apply, parts, read};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -129,12 +132,17 @@ impl Server {
     /// Waits until the server has said where it listens.
     #[track_caller]
     pub fn listening(mut self) -> Self {
-        wait_until("the first line", || self.stderr().contains('\n'));
-        let said = self.stderr();
-        let port = said.lines().next().and_then(|line| {
-            line.strip_suffix('/')?.rsplit(':').next()?.parse().ok()
+        let port = |said: String| {
+            let (_, rest) = said.split_once("listening on http://")?;
+            let (address, _) = rest.split_once("/\n")?;
+            address.rsplit(':').next()?.parse().ok()
+        };
+        wait_until("the first line, or the end", || {
+            let ended = self.child.try_wait().expect("it is our child");
+            ended.is_some() || port(self.stderr()).is_some()
         });
-        self.port = port.unwrap_or_else(|| panic!("the server said: {said}"));
+        let said = || panic!("the server said: {}", self.stderr());
+        self.port = port(self.stderr()).unwrap_or_else(said);
         self
     }
 
@@ -290,39 +298,61 @@ pub fn status(url: &str) -> String {
     fetch(&["-o", "/dev/null", "-w", "%{http_code}", url])
 }
 
-/// Builds a copy of the program in which `old`, which must stand in main.rs
-/// once, is `new`. Returns the path of the copy's program.
-///
-/// The copy is a crate of its own, made from main.rs and the dependencies as a
-/// reader would. It shares the target folder, so that only it is compiled.
+// ----- changed copies of the program -----------------------------------------
+
+/// Makes a copy of the project with another main.rs. Returns its folder, which
+/// is always the same for a name, since cargo compares ages. What is as it was
+/// keeps its age, and need not be built again.
+pub fn make(name: &str, main: &str) -> PathBuf {
+    // A name that sorts as the project's does: Cargo.lock is in that order.
+    let name = format!("threaded-tokio-{name}");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+    fs::create_dir_all(folder.join("src")).expect("a folder");
+    let toml = read("Cargo.toml");
+    let sections = toml.split("\n[").filter(|s| !s.starts_with("[test]]"));
+    let toml = sections.collect::<Vec<_>>().join("\n[") + "\n[workspace]\n";
+    for (file, text) in [
+        ("Cargo.toml", toml.replace("threaded-tokio", &name)),
+        ("Cargo.lock", read("Cargo.lock").replace("threaded-tokio", &name)),
+        ("src/main.rs", main.to_owned()),
+    ] {
+        let file = folder.join(file);
+        if fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+            fs::write(file, text).expect("a file");
+        }
+    }
+    fs::copy(format!("{ROOT}/run.sh"), folder.join("run.sh")).expect("run.sh");
+    folder
+}
+
+/// Makes such a copy and builds it. Returns the path of its program.
+#[track_caller]
+pub fn build(name: &str, main: &str) -> PathBuf {
+    let folder = make(name, main);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--offline", "--target-dir"]).arg(&target);
+    let build = cargo.current_dir(&folder).output().expect("cargo runs");
+    let said = String::from_utf8_lossy(&build.stderr).into_owned();
+    assert!(build.status.success() && !said.contains("warning"), "{said}");
+    target.join("debug").join(folder.file_name().expect("it has a name"))
+}
+
+/// Builds a copy in which `old`, which must stand in main.rs once, is `new`.
 #[track_caller]
 pub fn build_changed(name: &str, old: &str, new: &str) -> PathBuf {
-    let main = fs::read_to_string(format!("{ROOT}/src/main.rs")).expect("main");
+    let main = read("src/main.rs");
     assert_eq!(main.matches(old).count(), 1, "{old:?} stands in main.rs once");
-    // Always the same folder: cargo compares the age of what lies there.
-    let krate = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::create_dir_all(krate.join("src")).expect("a folder");
-    fs::write(krate.join("src/main.rs"), main.replace(old, new)).expect("copy");
-    let toml = fs::read_to_string(format!("{ROOT}/Cargo.toml")).expect("toml");
-    let dependencies = toml.split("[dependencies]").nth(1).expect("they exist");
-    let dependencies = dependencies.split("\n[").next().expect("the section");
-    let toml = format!(
-        "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n\
-         [dependencies]{dependencies}\n[workspace]\n"
-    );
-    fs::write(krate.join("Cargo.toml"), toml).expect("toml");
-    fs::copy(format!("{ROOT}/Cargo.lock"), krate.join("Cargo.lock"))
-        .expect("lock");
-    let target =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target");
-    let build = Command::new(env!("CARGO"))
-        .args(["build", "--offline", "--target-dir"])
-        .arg(target)
-        .current_dir(&krate)
-        .output()
-        .expect("cargo runs");
-    let said = String::from_utf8_lossy(&build.stderr).into_owned();
-    assert!(build.status.success(), "{said}");
-    assert!(!said.contains("warning"), "{said}");
-    target.join("debug").join(name)
+    build(name, &main.replace(old, new))
+}
+
+/// Builds a copy with the diff that stands below a heading of a chapter.
+#[track_caller]
+pub fn build_diff(name: &str, path: &str, heading: &str) -> PathBuf {
+    let mut below = parts(path).into_iter().skip_while(|part| {
+        part.kind != "prose" || part.lines.iter().all(|line| line != heading)
+    });
+    let diff = below.find(|part| part.kind == "diff");
+    let diff = diff.unwrap_or_else(|| panic!("{path}: {heading}: no diff"));
+    build(name, &apply(&diff).0)
 }
