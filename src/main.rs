@@ -195,13 +195,13 @@ impl WebServer {
         // py|         'webserver': self,
         let webserver = Arc::new(self);
         // py|     }),
-        // py| ])
         let handler = MainHandler::initialize(
             executor,
             Arc::clone(&core),
             Arc::clone(&webserver),
         );
-        let webapp = Application { uri: "/", handler };
+        // py| ])
+        let webapp = Application { routes: [("/", handler)].into() };
 
         let ioloop = or_exit("start the loop", Runtime::new());
         let deadline = ioloop.block_on(async {
@@ -313,12 +313,13 @@ impl ThreadPoolExecutor {
 
 // ----- routing and pages ------- tutorial/08-what-import-tornado-did.md -----
 
-/// `tornado.web.Application`, with one route.
+/// `tornado.web.Application`: its paths, and the handler for each.
 #[derive(Clone)]
 struct Application {
-    uri: &'static str,
-    handler: MainHandler,
+    routes: Arc<[Route]>,
 }
+
+type Route = (&'static str, MainHandler);
 
 impl Application {
     /// Answers a request. It can't fail: for an `Err`, hyper would close the
@@ -332,13 +333,12 @@ impl Application {
         request: Request<Incoming>,
         remote_ip: IpAddr,
     ) -> impl Future<Output = Result<Page, Infallible>> + use<> {
-        let uri = self.uri;
-        let handler = self.route(&request);
+        let route = self.route(&request);
         let unread = !request.body().is_end_stream();
         drop(request);
         async move {
-            let mut page = match handler {
-                Ok(handler) => handler.get(uri, remote_ip).await,
+            let mut page = match route {
+                Ok((uri, handler)) => handler.get(uri, remote_ip).await,
                 Err(status) => error_page(status),
             };
             if unread {
@@ -351,23 +351,22 @@ impl Application {
         }
     }
 
-    /// Returns the handler for a request, or the status of an error page.
-    fn route(
-        &self,
-        req: &Request<Incoming>,
-    ) -> Result<MainHandler, StatusCode> {
-        if !has_valid_host(req) {
-            Err(StatusCode::BAD_REQUEST)
-        } else if req.uri().path() != self.uri {
-            Err(StatusCode::NOT_FOUND)
-        } else if req.method() != Method::GET {
+    /// Finds the route for a request, or the status of an error page.
+    fn route(&self, request: &Request<Incoming>) -> Result<Route, StatusCode> {
+        if !has_valid_host(request) {
+            return Err(StatusCode::BAD_REQUEST);
+        }
+        let path = request.uri().path();
+        let route = self.routes.iter().find(|(uri, _)| *uri == path);
+        let route = route.ok_or(StatusCode::NOT_FOUND)?;
+        if request.method() != Method::GET {
             Err(StatusCode::METHOD_NOT_ALLOWED)
-        } else if !req.body().is_end_stream() {
+        } else if !request.body().is_end_stream() {
             // No GET needs a body. One that has it may be out to smuggle a
             // second request past a proxy.
             Err(StatusCode::BAD_REQUEST)
         } else {
-            Ok(self.handler.clone())
+            Ok(route.clone())
         }
     }
 }
