@@ -11,7 +11,8 @@ use common::chapter::{Numbered, Part, apply, parts, prose, read, words};
 use common::{ROOT, Server};
 use std::fs;
 use std::io::{Write, stderr};
-use std::os::unix::process::CommandExt;
+use std::net::TcpListener;
+use std::os::unix::{fs::symlink, process::CommandExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -143,8 +144,11 @@ fn bash(command: &str, folder: &Path) -> Command {
     for name in ["HOST", "SLEEP", "WORKERS", "REQUESTS", "RUST_BACKTRACE"] {
         bash.env_remove(name);
     }
+    if !common::thorough() {
+        bash.env("CARGO_NET_OFFLINE", "true");
+    }
     bash.envs([("PORT", "0"), ("TMPDIR", "/tmp"), ("no_proxy", "*")])
-        .envs([("CARGO_NET_OFFLINE", "true"), ("CARGO_TERM_COLOR", "never")])
+        .env("CARGO_TERM_COLOR", "never")
         .env("CARGO_TARGET_DIR", target(folder))
         .current_dir(folder);
     bash.args(["-c", command]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -154,9 +158,10 @@ fn bash(command: &str, folder: &Path) -> Command {
 /// Where cargo builds what is in a folder: a copy of the project where the
 /// project is built, since its dependencies are there already.
 fn target(folder: &Path) -> PathBuf {
-    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let own = folder.join("../target");
-    if folder.ends_with(FRESH) { own } else { tmp.with_file_name("") }
+    if folder.starts_with(fresh()) {
+        return fresh().join("target");
+    }
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("")
 }
 
 /// A line without what differs from run to run: times, ports, which request.
@@ -284,70 +289,78 @@ impl Drop for Group {
     }
 }
 
+/// Two ports on which nobody listens, for 8888 and 8889.
+fn free_ports() -> [String; 2] {
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0"));
+    let sockets = sockets.map(|socket| socket.expect("a free port"));
+    sockets.map(|it| it.local_addr().expect("bound").port().to_string())
+}
+
 /// Runs the commands of a block. Says what is wrong, and how often.
 ///
-/// A first command that ends in `&` is the server which the others ask. Where
-/// there is none, they ask one that sleeps a tenth of a second.
+/// Commands that end in `&` come first. They are servers, which the others ask.
+/// Where there is none, they ask one that sleeps a tenth of a second.
 fn check_all(console: &Part, folder: &Path) -> usize {
     let (mut wrong, mut i) = (0, 0);
-    let mut commands = Vec::new();
+    let [port, second] = free_ports();
+    let (mut servers, mut asks) = (Vec::new(), false);
+    let start = |command: &str| {
+        let mut bash = bash(command, folder);
+        Group(Server::spawn(bash.env("PORT", &port).process_group(0)))
+    };
     for lines in console.lines.chunk_by(|_, next| !next.starts_with("$ ")) {
         let (at, told) = (console.at(i), lines[1..].join("\n"));
+        i += lines.len();
         let command = lines[0].strip_prefix("$ ");
         let command = command.unwrap_or_else(|| panic!("{at}: no `$ COMMAND`"));
-        commands.push((at, command, told));
-        i += lines.len();
-    }
-    let own = commands[0].1.strip_suffix(" &").map(|_| commands.remove(0));
-    let asks = |(_, command, _): &(_, &str, _)| command.contains(":8888");
-    let server = (own.is_some() || commands.iter().any(asks)).then(|| {
-        run("cargo build", folder);
-        let default = "SLEEP=0.1 cargo run --quiet &";
-        let command = own.as_ref().map_or(default, |(_, command, _)| command);
-        let mut bash = bash(&command[..command.len() - 2], folder);
-        Group(Server::spawn(bash.process_group(0)))
-    });
-    let port = server.as_ref().map_or(8888, |server| server.0.port).to_string();
-    for (at, command, told) in commands {
-        let command = command.replace("8888", &port);
-        if let Some(why) = check(&command, &told, folder) {
+        let command = command.replace("8888", &port).replace("8889", &second);
+        if servers.is_empty() && !asks {
+            asks = command.ends_with(" &") || command.contains(&port);
+            if asks {
+                run("cargo build", folder);
+            }
+            if asks && !command.ends_with(" &") {
+                let server = start("SLEEP=0.1 cargo run --quiet");
+                servers.push((at.clone(), String::new(), server));
+            }
+        }
+        if let Some(command) = command.strip_suffix(" &") {
+            servers.push((at, told, start(command)));
+        } else if let Some(why) = check(&command, &told, folder) {
             eprintln!("{at}: $ {command}\n{why}\n");
             wrong += 1;
         }
     }
-    if let (Some((at, command, told)), Some(Group(server))) = (own, &server) {
-        let said = server.stdout() + &server.stderr();
-        let (told, said) = (shapes(&told, true), shapes(&said, true));
-        if let Some(why) =
-            difference(&told, &said, told.contains(&"...".into()))
-        {
-            eprintln!("{at}: $ {command}\n{why}\nAll of it:\n{said:#?}\n");
+    for (at, told, Group(server)) in &servers {
+        let said = shapes(&(server.stdout() + &server.stderr()), true);
+        let told = shapes(told, true);
+        let gaps = told.is_empty() || told.iter().any(|line| line == "...");
+        if let Some(why) = difference(&told, &said, gaps) {
+            eprintln!("{at}: {why}\nAll that the server said:\n{said:#?}\n");
             wrong += 1;
         }
     }
     wrong
 }
 
-/// The chapter whose diffs are for a fresh crate.
-const FRESH_CHAPTER: &str = "tutorial/12-make-it-yours.md";
-/// The name that it gives to that.
-const FRESH: &str = "my-server";
+/// A chapter whose diffs are for a crate that it tells how to make.
+const FRESH: &str = "tutorial/12-make-it-yours.md";
 
 #[test]
 fn the_console_blocks_are_what_the_commands_print_with_and_without_the_diffs() {
     let (mut wrong, mut diffs, mut folder) = (0, 0, PathBuf::from(ROOT));
-    let others = PARTS.iter().filter(|part| part.path != FRESH_CHAPTER);
-    let parts: Vec<_> = others.collect();
-    for (part, next) in parts.iter().zip(1..) {
+    for (part, next) in PARTS.iter().zip(1..) {
         if part.has_heading() {
             folder = ROOT.into();
+        } else if part.path == FRESH {
+            // The next test is for these.
         } else if part.kind == "console" {
             wrong += check_all(part, &folder);
         } else if part.kind == "diff" {
             diffs += 1;
             folder = common::make(&format!("changed-{diffs}"), &apply(part).0);
-            let holds = |p: &&&Part| !p.has_heading() && p.kind != "diff";
-            let mut below = parts[next..].iter().take_while(holds);
+            let holds = |p: &&Part| !p.has_heading() && p.kind != "diff";
+            let mut below = PARTS[next..].iter().take_while(holds);
             if below.all(|part| part.kind != "console") {
                 let [_, said] = run("cargo build", &folder);
                 if said.contains("error") || said.contains("warning") {
@@ -359,6 +372,48 @@ fn the_console_blocks_are_what_the_commands_print_with_and_without_the_diffs() {
         }
     }
     assert_eq!(wrong, 0, "chapters and runs differ that often, see above");
+}
+
+/// The first block of shell commands makes the crate. One further down adds
+/// the crates that a recipe needs besides: that may take the network.
+#[test]
+fn the_recipes_work_in_a_fresh_crate() {
+    let parts = || PARTS.iter().filter(|part| part.path == FRESH);
+    let is_new = |part: &&Part| part.lines.join(" ").contains("cargo new");
+    let new = parts().find(is_new).expect("it is made").lines.join("\n");
+    // Always the same folder and name: to cargo it is one crate, being edited.
+    let folder = fresh().join("my-server");
+    let make = |adds: &str, main: &str| {
+        fs::create_dir_all(fresh()).expect("a folder");
+        symlink(ROOT, fresh().join("threaded-tokio")).ok();
+        fs::remove_dir_all(&folder).ok();
+        run(&format!("set -e\n{new}"), &fresh());
+        let [_, said] = run(&format!("set -e\n{adds}"), &folder);
+        fs::write(folder.join("src/main.rs"), main).expect(&said);
+    };
+    make("", &read(RUST[0]));
+    let (mut wrong, mut adds, mut skipped) = (0, String::new(), false);
+    for part in parts() {
+        if part.has_heading() {
+            (adds, skipped) = (String::new(), false);
+        } else if part.kind == "sh" && !is_new(&part) {
+            adds = part.lines.join("\n");
+        } else if part.kind == "diff" {
+            skipped = !adds.is_empty() && !common::thorough();
+            if skipped {
+                common::skip("SKIP_NOTHING=1: a recipe with other crates");
+            } else {
+                make(&adds, &apply(part).0);
+            }
+        } else if part.kind == "console" && !skipped {
+            wrong += check_all(part, &folder);
+        }
+    }
+    assert_eq!(wrong, 0, "chapter and runs differ that often, see above");
+}
+
+fn fresh() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("fresh")
 }
 
 // ----- links, the last table, marks ------------------------------------------
@@ -441,8 +496,7 @@ fn the_last_table_takes_each_line_of_python_to_its_rust_and_its_chapter() {
     let folded =
         |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let main = folded(&read(RUST[0]));
-    let chapters = chapters();
-    let last = chapters.last().expect("there are chapters");
+    let (chapters, last) = (chapters(), "tutorial/09-line-by-line.md");
     let mut python = code(PYTHON).into_iter();
 
     let is_row = |line: &String| line.starts_with("| `");

@@ -23,6 +23,19 @@ pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// that never does it fails: the machine may be busy.
 pub const LONG: Duration = Duration::from_secs(60);
 
+/// Whether each test must be run, whatever it takes.
+pub fn thorough() -> bool {
+    std::env::var_os("SKIP_NOTHING").is_some()
+}
+
+/// Says that a test is skipped for want of something, where that may be.
+#[track_caller]
+pub fn skip(want: &str) {
+    // Not eprintln!, which a test that passes keeps for itself.
+    writeln!(std::io::stderr(), "skipped, for want of {want}").ok();
+    assert!(!thorough(), "SKIP_NOTHING is set, and there is no {want}");
+}
+
 /// A new path for a file or a folder of one test.
 pub fn scratch(name: &str) -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
