@@ -91,9 +91,7 @@ impl Core {
 
 /// Takes a request to the core, and the core's result back to the client.
 ///
-/// As in Tornado, each request has a handler of its own. `Clone` makes it, and
-/// cheaply: `Arc` is a counted pointer, so its clone is one more owner of the
-/// same core.
+/// As in Tornado, each request has a handler of its own: `Clone` makes it.
 // py| class MainHandler(tornado.web.RequestHandler):
 #[derive(Clone)]
 struct MainHandler {
@@ -103,8 +101,7 @@ struct MainHandler {
 }
 
 impl MainHandler {
-    /// Tornado calls it for each request, with the dict of the route. Here it
-    /// is called once, for the handler that the others are cloned from.
+    /// Called once. The handler of each request is a clone of this one.
     // py| def initialize(self, executor, core, webserver):
     fn initialize(
         executor: ThreadPoolExecutor,
@@ -161,8 +158,7 @@ struct WebServer {
 }
 
 impl WebServer {
-    /// Reads `HOST` and `PORT`. Rust has no default arguments: the post's 8888
-    /// is the default of the setting.
+    /// Reads `HOST` and `PORT`.
     // py| def __init__(self, port=8888):
     fn new() -> Self {
         let localhost = Ipv4Addr::LOCALHOST.into();
@@ -268,8 +264,7 @@ impl ThreadPoolExecutor {
             let (jobs, alive) = (Arc::clone(&jobs), alive.clone());
             let worker = move || {
                 let _alive = alive;
-                // A closure, so that the lock is free again before the job
-                // runs. A `while let` with `lock` in it would hold it longer.
+                // A closure, so that the lock is free before the job runs.
                 let next = || jobs.lock().ok()?.recv().ok();
                 while let Some(job) = next() {
                     // A job that panics takes no worker with it. What it may
@@ -327,7 +322,7 @@ impl Application {
     ///
     /// Why not an `async fn`: that would hold the request until it is
     /// answered. Its headers are slices of hyper's read buffer, so hyper would
-    /// need a second one: 5 KB more for each client that waits.
+    /// need a second one for each client that waits.
     fn answer(
         &self,
         request: Request<Incoming>,
@@ -342,8 +337,7 @@ impl Application {
                 Err(status) => error_page(status),
             };
             if unread {
-                // Where the body ends, and the next request begins, is a thing
-                // that a proxy may see otherwise. So no request comes next.
+                // A proxy may see its end elsewhere. So nothing comes after it.
                 let close = HeaderValue::from_static("close");
                 page.headers_mut().insert(CONNECTION, close);
             }
@@ -419,7 +413,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     // That many connections may wait for `accept`. `TcpListener::bind` allows
-    // 128, and a burst of a thousand then stalls for seconds.
+    // 128: in a burst of a thousand, some would then wait for a second.
     socket.listen(1024)
 }
 

@@ -474,6 +474,23 @@ fn links_anchors_and_pictures_resolve() {
 }
 
 #[test]
+fn each_error_code_in_a_text_is_in_a_console_block() {
+    let consoles = PARTS.iter().filter(|part| part.kind == "console");
+    let printed: Vec<_> = consoles.flat_map(|part| &part.lines).collect();
+    for path in chapters() {
+        for line in prose(&path) {
+            let words = line.split(|c: char| !c.is_alphanumeric());
+            let is_code = |w: &&str| w.len() == 5 && w.starts_with("E0");
+            for code in words.filter(is_code) {
+                let start = format!("error[{code}]");
+                let is_there = printed.iter().any(|l| l.starts_with(&start));
+                assert!(is_there, "{path}: no console block has {code}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_summary_names_each_chapter_once() {
     let files = fs::read_dir(Path::new(ROOT).join("tutorial")).expect("there");
     let paths = files.map(|file| file.expect("a file").path());

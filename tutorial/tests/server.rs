@@ -573,6 +573,13 @@ fn a_client_and_a_shutdown_have_thirty_seconds() {
     let mut bound = Server::start(&settings);
     let clients = [GET; 3].map(|request| bound.send(request));
     bound.settle();
+    // As chapter 4 says: what is called `_` is dropped at once.
+    let (open, none) = ("let _open = Arc", "let _ = Arc");
+    let uncounted = build_changed("uncounted", open, none);
+    let mut command = Command::new(uncounted);
+    let mut uncounted = Server::spawn(command.envs(settings));
+    let owed = uncounted.send(GET);
+    uncounted.settle();
     let mut job = Server::start(&settings);
     let left = job.send(GET);
     wait_until("its job", || job.going() == 1);
@@ -582,6 +589,7 @@ fn a_client_and_a_shutdown_have_thirty_seconds() {
 
     bound.signal("TERM");
     job.signal("TERM");
+    uncounted.signal("TERM");
     sleep(Duration::from_secs(20));
     drop(queued);
     let in_time = || {
@@ -606,6 +614,8 @@ fn a_client_and_a_shutdown_have_thirty_seconds() {
     }
     assert_eq!(job.exit_status(), Some(0));
     in_time();
+    assert_eq!(uncounted.exit_status(), Some(0));
+    assert_eq!(read_to_close(owed), "");
     assert_eq!(job.stderr(), job.first_line());
     assert_eq!((server.going(), server.stdout()), (0, String::new()));
 }
