@@ -309,10 +309,13 @@ fn check_all(console: &Part, folder: &Path) -> usize {
         Group(Server::spawn(bash.env("PORT", &port).process_group(0)))
     };
     for lines in console.lines.chunk_by(|_, next| !next.starts_with("$ ")) {
-        let (at, told) = (console.at(i), lines[1..].join("\n"));
+        let at = console.at(i);
         i += lines.len();
-        let command = lines[0].strip_prefix("$ ");
-        let command = command.unwrap_or_else(|| panic!("{at}: no `$ COMMAND`"));
+        assert!(lines[0].starts_with("$ "), "{at}: no `$ COMMAND`");
+        let goes_on = |line: &&String| line.ends_with('\\');
+        let more = lines.iter().take_while(goes_on).count();
+        let command = lines[..=more].join("\n")[2..].to_owned();
+        let told = lines[more + 1..].join("\n");
         let command = command.replace("8888", &port).replace("8889", &second);
         if servers.is_empty() && !asks {
             asks = command.ends_with(" &") || command.contains(&port);
