@@ -41,7 +41,7 @@ def figures(name):
 
 
 text(LEFT, 28, 'The whole bar is what Python needs, the blue is Rust', 'heading')
-y = 52
+y = 60
 for name, said, unit in DRAWN:
     rust, python = figures(name)
     share = float(rust.replace(',', '')) / float(python.replace(',', ''))

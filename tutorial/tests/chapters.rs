@@ -342,6 +342,9 @@ fn is_the_posts_burst(text: &str) -> bool {
 
 /// Runs a command and says what is wrong with what a chapter tells of it.
 fn check(command: &str, told: &str, copy: Option<&str>) -> Option<String> {
+    if command.starts_with("tutorial/measure") {
+        return None; // Takes minutes. `tutorial/measure --check` looks at it.
+    }
     let never = ["git", "cd", "mdbook", "pip", "python3", "test", "--keep"];
     if command.split(' ').any(|word| never.contains(&word)) {
         return Some("no test can run this: put it in ```sh".to_owned());
@@ -432,6 +435,63 @@ fn the_console_blocks_are_what_the_commands_print_with_and_without_the_diffs() {
         }
     }
     assert_eq!(wrong, 0, "chapters and runs differ that often, see above");
+}
+
+// ----- figures ---------------------------------------------------------------
+
+fn no_python() -> bool {
+    let missing = Command::new("python3").arg("--version").output().is_err();
+    if missing {
+        eprintln!("skipped: no python3 on this machine");
+    }
+    missing
+}
+
+/// The lines of the table below a command, without what is printed above it.
+fn table(path: &str, command: &str) -> Vec<String> {
+    let is_it = |part: &Part| part.lines.first().is_some_and(|l| l == command);
+    let block = parts(path).into_iter().find(is_it);
+    let block = block.unwrap_or_else(|| panic!("{path}: no block {command}"));
+    block.lines.split(String::is_empty).skip(1).collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn what_was_measured_has_the_rows_that_the_script_prints() {
+    if no_python() {
+        return;
+    }
+    for (path, command, columns) in [
+        ("tutorial/07-the-executor.md", "tutorial/measure rivals", 5),
+        ("tutorial/13-measure-it.md", "tutorial/measure", 4),
+    ] {
+        let table = table(path, &format!("$ {command}"));
+        let cells = |line: &str| -> Vec<String> {
+            let cells = line.trim().split("  ").map(str::trim);
+            cells.filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+        };
+        let [rows, said] = run(&format!("{command} --rows"), None);
+        let (header, names) = rows.split_once('\n').expect(&said);
+        assert_eq!(table[0], header, "{path}: the columns of {command}");
+        let told: Vec<_> = table[1..].iter().map(|row| cells(row)).collect();
+        let told_names: Vec<_> = told.iter().map(|row| &row[0]).collect();
+        let names: Vec<_> = names.lines().collect();
+        assert_eq!(told_names, names, "{path}: the rows of {command}");
+        let whole = told.iter().all(|row| row.len() == columns);
+        assert!(whole, "{path}: a row without {columns} cells: {told:?}");
+    }
+}
+
+#[test]
+fn the_picture_of_what_was_measured_shows_the_figures_of_the_table() {
+    if no_python() {
+        return;
+    }
+    let table = table("tutorial/13-measure-it.md", "$ tutorial/measure");
+    let draw = "python3 -B tutorial/img/draw_measured.py";
+    let draw = format!("{draw} <<'END'\n{}\nEND", table.join("\n"));
+    let [drawn, said] = run(&draw, None);
+    let same = drawn == read("tutorial/img/measured.svg");
+    assert!(same, "tutorial/measure --write draws it; {said}");
 }
 
 // ----- links, the last table, marks ------------------------------------------
