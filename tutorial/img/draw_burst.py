@@ -12,24 +12,9 @@ on the workers. That needs a MainHandler::get which calls core.get itself:
 
 import re
 import sys
+from svg import rect, show, svg, text
 
-WIDTH, LEFT, LANE, ROW, BAR = 760, 136, 594, 27, 23
-
-# The panel makes the picture readable on a page of any colour. Where the
-# picture is small, as on a telephone, its letters are larger.
-STYLE = '''
-text { font: 16px system-ui, sans-serif; fill: #2d2f33; dominant-baseline: central }
-.middle { text-anchor: middle } .right { text-anchor: end }
-.panel { fill: #f7f5f0; stroke: #cfcabf } .tick { stroke: #a39d90 }
-.lane { fill: #ebe7de } .wait { fill: #f0c36d } .sleep { fill: #2c6a98 }
-text.on-sleep { fill: #fff } text.on-wait { fill: #2d2f33 }
-@media (max-width: 520px) { text { font-size: 23px } }
-@media (prefers-color-scheme: dark) {
-  text { fill: #dcdfe5 }
-  .panel { fill: #20252f; stroke: #454d5c } .tick { stroke: #6b7488 }
-  .lane { fill: #2f3643 } .wait { fill: #dfae55 } .sleep { fill: #3577a6 }
-}
-'''
+LEFT, LANE, ROW, BAR = 136, 594, 27, 23
 
 blocked = '--blocked' in sys.argv
 said = sys.stdin.read()
@@ -52,17 +37,6 @@ for request, answered in answers:
     sleeps.append((request, lane, begin, free[lane]))
     if begin > end / 100:
         waits.append((request, len(waits), 0.0, begin))
-
-svg = []
-
-
-def text(x, y, words, kind):
-    svg.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{words}</text>')
-
-
-def rect(x, y, width, height, kind):
-    svg.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 1):.1f}" '
-               f'height="{height}" rx="3" class="{kind}"/>')
 
 
 def place(seconds):
@@ -105,10 +79,4 @@ if blocked:
 else:
     title = f'{count} requests at once, and {workers} workers'
     desc = f'{min(count, workers)} sleep at once. {len(waits)} wait until a worker is free.'
-print(f'''<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 44}"
-  viewBox="0 0 {WIDTH} {y + 44}" role="img" aria-labelledby="title desc">
-<title id="title">{title}</title>
-<desc id="desc">{desc}</desc>
-<style>{STYLE}</style>
-<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{y + 43}" rx="8" class="panel"/>''')
-print(*svg, '</svg>', sep='\n')
+show(y + 44, title, desc)

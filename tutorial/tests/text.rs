@@ -3,13 +3,37 @@
 mod common;
 
 use common::chapter::{parts, read};
-use common::{Server, build, fetch};
+use common::{ROOT, Server, build, fetch, scratch};
+use std::fs;
 use std::process::Command;
 
 /// The first block of that kind in a text.
 fn block(path: &str, kind: &str) -> Vec<String> {
     let mut parts = parts(path).into_iter();
     parts.find(|part| part.kind == kind).expect("such a block").lines
+}
+
+/// The table that a chapter shows below a command: what it printed, but for
+/// the lines on the machine.
+fn table(path: &str, command: &str) -> Vec<String> {
+    let command = format!("$ {command}");
+    let is_it = |lines: &Vec<String>| lines.first() == Some(&command);
+    let block = parts(path).into_iter().map(|part| part.lines).find(is_it);
+    let lines = block.expect(&command);
+    lines.split(String::is_empty).skip(1).collect::<Vec<_>>().concat()
+}
+
+/// What a Python program prints, or `None` if there is no Python here.
+fn python(program: &str, input: &str) -> Option<String> {
+    let file = scratch("stdin");
+    fs::write(&file, input).expect("a file");
+    let mut python = Command::new("python3");
+    python.arg("-B").args(program.split(' ')).current_dir(ROOT);
+    let output = python.stdin(fs::File::open(file).expect("a file")).output();
+    if output.is_err() {
+        common::skip("python3");
+    }
+    Some(String::from_utf8(output.ok()?.stdout).expect("UTF-8"))
 }
 
 #[test]
@@ -58,4 +82,38 @@ fn main_rs_pasted_into_a_fresh_crate_builds_without_a_warning_and_serves() {
     let mut command = Command::new(build("pasted", &read("src/main.rs")));
     let server = Server::spawn(command.env("SLEEP", "0"));
     assert_eq!(fetch(&[&server.url("/")]), "msg to client 127.0.0.1");
+}
+
+#[test]
+fn what_was_measured_has_the_rows_that_the_script_prints() {
+    for (path, command, columns) in [
+        ("tutorial/07-the-executor.md", "tutorial/measure rivals", 5),
+        ("tutorial/13-measure-it.md", "tutorial/measure", 4),
+    ] {
+        let table = table(path, command);
+        let Some(rows) = python(&format!("{command} --rows"), "") else {
+            return;
+        };
+        for (line, row) in table.iter().zip(rows.lines()) {
+            assert!(line.starts_with(row), "{path}: {line}\nis no row {row}");
+            let cells = line.trim().split("  ").filter(|cell| !cell.is_empty());
+            let count = cells.count();
+            let is_whole = line == row || count == columns;
+            assert!(
+                is_whole,
+                "{path}: not {columns} cells, but {count}: {line}"
+            );
+        }
+        assert_eq!(table.len(), rows.lines().count(), "{path}: rows");
+    }
+}
+
+#[test]
+fn the_picture_of_what_was_measured_shows_the_figures_of_the_table() {
+    let table = table("tutorial/13-measure-it.md", "tutorial/measure");
+    let program = "tutorial/img/draw_measured.py";
+    if let Some(drawn) = python(program, &table.join("\n")) {
+        let is_same = drawn == read("tutorial/img/measured.svg");
+        assert!(is_same, "`tutorial/measure --write` draws it");
+    }
 }
