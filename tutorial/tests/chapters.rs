@@ -56,6 +56,7 @@ type Listed = [&'static str; 4];
 const RUST: Listed = ["src/main.rs", "../src/main.rs", "rust", "//"];
 const PYTHON: Listed =
     ["tutorial/threaded_tornado.py", "threaded_tornado.py", "python", "#"];
+const NGINX: Listed = ["tutorial/nginx.conf", "nginx.conf", "nginx", "#"];
 
 /// The lines that are code, with their numbers.
 fn code([path, _, _, comment]: Listed) -> Vec<(usize, String)> {
@@ -107,7 +108,8 @@ fn listings(parts: &[Part], listed: Listed) -> Vec<Numbered> {
 }
 
 fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
-    let mut all = [listings(parts, RUST), listings(parts, PYTHON)].concat();
+    let listed = [RUST, PYTHON, NGINX].map(|file| listings(parts, file));
+    let mut all = listed.concat();
     let diffs = parts.iter().filter(|part| part.kind == "diff");
     all.extend(diffs.flat_map(|diff| apply(diff).1));
     all.retain(|(path, i, right)| read(path).lines().nth(*i) != Some(right));
@@ -116,8 +118,9 @@ fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
 
 #[test]
 fn each_line_of_code_is_in_one_listing_in_order() {
-    listings(&PARTS, RUST);
-    listings(&PARTS, PYTHON);
+    for file in [RUST, PYTHON, NGINX] {
+        listings(&PARTS, file);
+    }
 }
 
 #[test]
