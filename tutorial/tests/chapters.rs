@@ -11,7 +11,6 @@ use common::chapter::{Numbered, Part, apply, parts, prose, read, words};
 use common::{ROOT, Server};
 use std::fs;
 use std::io::{Write, stderr};
-use std::net::TcpListener;
 use std::os::unix::{fs::symlink, process::CommandExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -295,20 +294,13 @@ impl Drop for Group {
     }
 }
 
-/// Two ports on which nobody listens, for 8888 and 8889.
-fn free_ports() -> [String; 2] {
-    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0"));
-    let sockets = sockets.map(|socket| socket.expect("a free port"));
-    sockets.map(|it| it.local_addr().expect("bound").port().to_string())
-}
-
 /// Runs the commands of a block. Says what is wrong, and how often.
 ///
 /// Commands that end in `&` come first. They are servers, which the others ask.
 /// Where there is none, they ask one that sleeps a tenth of a second.
 fn check_all(console: &Part, folder: &Path) -> usize {
     let (mut wrong, mut i) = (0, 0);
-    let [port, second] = free_ports();
+    let [port, second] = [(); 2].map(|()| common::free_port().to_string());
     let (mut servers, mut asks) = (Vec::new(), false);
     let start = |command: &str| {
         let mut bash = bash(command, folder);

@@ -4,40 +4,17 @@
 mod common;
 
 use common::{
-    BINARY, GET, Server, build_changed, curl_command, fetch, read_to_close,
-    scratch, status, wait_until,
+    BINARY, GET, Server, answered, build_changed, curl_command, fetch, flood,
+    free_port, gated, obedient, read_to_close, scratch, status, wait_until,
 };
 use std::fs::{self, File};
 use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::net::{Shutdown, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 // ----- a core that obeys ---------------------------------------------------
-
-/// A copy of the program whose core panics once if there is a file `BREAK`,
-/// and sleeps until there is a file `GATE`.
-fn obedient(workers: &str) -> Command {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        let sleep = "thread::sleep(self.sleep);";
-        let obey = "
-            let path = |name| env::var_os(name).map(std::path::PathBuf::from);
-            if path(\"BREAK\").is_some_and(|it| std::fs::remove_file(it).is_ok()) {
-                panic!(\"broken\")
-            }
-            while path(\"GATE\").is_some_and(|it| !it.exists()) {
-                thread::sleep(Duration::from_millis(1));
-            }";
-        build_changed("obedient", sleep, &format!("{sleep}{obey}"))
-    });
-    let mut command = Command::new(built);
-    command.envs([("SLEEP", "0"), ("WORKERS", workers)]);
-    command
-}
 
 /// The first job of this one panics.
 fn broken(workers: &str) -> Command {
@@ -46,15 +23,6 @@ fn broken(workers: &str) -> Command {
     let mut command = obedient(workers);
     command.env("BREAK", path);
     command
-}
-
-/// A server whose jobs do not end before the function is called that comes
-/// with it. What has to happen meanwhile may take its time.
-#[track_caller]
-fn gated(workers: &str) -> (Server, impl Fn() + use<>) {
-    let gate = scratch("gate");
-    let server = Server::spawn(obedient(workers).env("GATE", &gate));
-    (server, move || drop(File::create(&gate).expect("a file")))
 }
 
 // ----- pages ----------------------------------------------------------------
@@ -100,30 +68,6 @@ fn other_paths_and_methods_get_an_error_page() {
 }
 
 // ----- many at once ---------------------------------------------------------
-
-/// Sends that many requests at once. A process has 200 of them, since there
-/// are systems that let it have 256 files.
-fn flood(server: &Server, requests: usize) -> Vec<Child> {
-    let start = |first| {
-        let last = requests.min(first + 199);
-        let url = server.url(&format!("/?[{first}-{last}]"));
-        let parallel = ["-Z", "--parallel-immediate", "--parallel-max", "200"];
-        let mut curl = curl_command(&parallel);
-        curl.args(["-o", "/dev/null", "-w", "%{http_code}\n", &url]);
-        curl.stdout(Stdio::piped()).stderr(Stdio::null());
-        curl.spawn().expect("curl is installed")
-    };
-    (1..=requests).step_by(200).map(start).collect()
-}
-
-/// How many of these requests got a 200.
-fn answered(flood: Vec<Child>) -> usize {
-    let count = |curl: Child| {
-        let output = curl.wait_with_output().expect("curl ends");
-        String::from_utf8_lossy(&output.stdout).matches("200\n").count()
-    };
-    flood.into_iter().map(count).sum()
-}
 
 /// A command that runs the server after `setup`, a line of shell script.
 fn after(setup: &str) -> Command {
@@ -339,16 +283,11 @@ fn a_stdout_that_is_gone_or_full_costs_no_request() {
     }
 }
 
-/// Nobody can read the port from stderr then, so the test picks it: below
-/// those that the system hands out by itself.
+/// Nobody can read the port from stderr then, so the test picks it.
 #[test]
 fn a_stderr_that_is_gone_or_full_costs_no_request() {
     for output in unwritable() {
-        let first =
-            20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
-        let is_free =
-            |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        let port = (first..first + 100).find(is_free).expect("a free port");
+        let port = free_port();
         let mut command = broken("1");
         command.env("PORT", port.to_string());
         let mut server = Server::launch(&mut command, None, Some(output));

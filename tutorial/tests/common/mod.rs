@@ -7,10 +7,11 @@ pub mod chapter;
 use chapter::{apply, parts, read};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, sleep};
@@ -32,7 +33,7 @@ pub fn thorough() -> bool {
 #[track_caller]
 pub fn skip(want: &str) {
     // Not eprintln!, which a test that passes keeps for itself.
-    writeln!(std::io::stderr(), "skipped, for want of {want}").ok();
+    writeln!(std::io::stderr(), "skipped a test for want of {want}").ok();
     assert!(!thorough(), "SKIP_NOTHING is set, and there is no {want}");
 }
 
@@ -59,6 +60,33 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn signal(name: &str, target: &str) {
     let kill = Command::new("kill").args(["-s", name, "--", target]).status();
     assert!(kill.expect("kill runs").success(), "no process {target}");
+}
+
+/// Where a program lies that the machine may lack. For `None` skip the test.
+#[track_caller]
+pub fn find(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = ["/usr/sbin", "/opt/homebrew/bin"].map(PathBuf::from);
+    let mut files =
+        std::env::split_paths(&path).chain(places).map(|it| it.join(tool));
+    let found = files.find(|file| file.is_file());
+    if found.is_none() {
+        skip(&format!("{tool}: install {tool}"));
+    }
+    found
+}
+
+/// A free port of 127.0.0.1, below those that the system hands out by itself:
+/// it stays free until it is used, and while its server is started anew.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let ports = std::iter::repeat_with(|| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = std::process::id() as usize * 64 + number;
+        20_000 + u16::try_from(number % 10_000).expect("it is less")
+    });
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.take(9_999).find(is_free).expect("a free port")
 }
 
 /// What a command prints. It and all that it starts are killed if that takes
@@ -99,6 +127,8 @@ pub fn exit_status(child: &mut Child) -> Option<i32> {
 pub struct Server {
     pub child: Child,
     pub port: u16,
+    /// Asked to end, not killed: it has processes of its own to take along.
+    pub gently: bool,
     stdout: PathBuf,
     stderr: PathBuf,
 }
@@ -139,7 +169,8 @@ impl Server {
         command.stdout(stdout.unwrap_or_else(|| file(&files.0)));
         command.stderr(stderr.unwrap_or_else(|| file(&files.1)));
         let child = command.spawn().expect("the server starts");
-        Self { child, port: 0, stdout: files.0, stderr: files.1 }
+        let (stdout, stderr) = files;
+        Self { child, port: 0, gently: false, stdout, stderr }
     }
 
     /// Waits until the server has said where it listens.
@@ -245,15 +276,12 @@ impl Server {
     /// The server's IPv4 sockets on Linux: what each is connected to, and how
     /// many bytes wait there to be read, or connections to be accepted.
     pub fn sockets(&self) -> Vec<(String, u32)> {
-        let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
-        let port = format!(":{:04X}", self.port);
-        let rows = table.lines().map(|row| row.split_whitespace().collect());
-        rows.filter(|row: &Vec<_>| row[1].ends_with(&port))
-            .map(|row| {
-                let unread = row[4].rsplit(':').next().expect("tx:rx");
-                (row[2].into(), u32::from_str_radix(unread, 16).expect("hex"))
-            })
-            .collect()
+        let rows = tcp(1, self.port).into_iter().map(|row| {
+            let unread = row[4].rsplit(':').next().expect("tx:rx");
+            let unread = u32::from_str_radix(unread, 16).expect("hex");
+            (row[2].clone(), unread)
+        });
+        rows.collect()
     }
 
     /// Fails unless the server still answers, and without a worker.
@@ -265,9 +293,25 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.child.kill().ok();
+        let runs = self.child.try_wait().is_ok_and(|ended| ended.is_none());
+        if runs && self.gently {
+            self.signal("TERM");
+        } else {
+            self.child.kill().ok();
+        }
         self.child.wait().ok();
     }
+}
+
+/// The rows of Linux's table of IPv4 sockets that have this port in a column:
+/// 1 is the near end of a connection, 2 the far one, 3 says how it stands.
+pub fn tcp(column: usize, port: u16) -> Vec<Vec<String>> {
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let port = format!(":{port:04X}");
+    let rows = table.lines().map(|row| row.split_whitespace());
+    rows.map(|row| row.map(str::to_owned).collect())
+        .filter(|row: &Vec<_>| row[column].ends_with(&port))
+        .collect()
 }
 
 /// A whole `GET /` that asks the server to close the connection after it.
@@ -309,6 +353,30 @@ pub fn fetch(arguments: &[&str]) -> String {
 #[track_caller]
 pub fn status(url: &str) -> String {
     fetch(&["-o", "/dev/null", "-w", "%{http_code}", url])
+}
+
+/// Sends that many requests at once. A process has 200 of them, since there
+/// are systems that let it have 256 files.
+pub fn flood(server: &Server, requests: usize) -> Vec<Child> {
+    let start = |first| {
+        let last = requests.min(first + 199);
+        let url = server.url(&format!("/?[{first}-{last}]"));
+        let parallel = ["-Z", "--parallel-immediate", "--parallel-max", "200"];
+        let mut curl = curl_command(&parallel);
+        curl.args(["-o", "/dev/null", "-w", "%{http_code}\n", &url]);
+        curl.stdout(Stdio::piped()).stderr(Stdio::null());
+        curl.spawn().expect("curl is installed")
+    };
+    (1..=requests).step_by(200).map(start).collect()
+}
+
+/// How many of these requests got a 200.
+pub fn answered(flood: Vec<Child>) -> usize {
+    let count = |curl: Child| {
+        let output = curl.wait_with_output().expect("curl ends");
+        String::from_utf8_lossy(&output.stdout).matches("200\n").count()
+    };
+    flood.into_iter().map(count).sum()
 }
 
 // ----- changed copies of the program -----------------------------------------
@@ -368,4 +436,34 @@ pub fn build_diff(name: &str, path: &str, heading: &str) -> PathBuf {
     let diff = below.find(|part| part.kind == "diff");
     let diff = diff.unwrap_or_else(|| panic!("{path}: {heading}: no diff"));
     build(name, &apply(&diff).0)
+}
+
+/// A copy of the program whose core panics once if there is a file `BREAK`,
+/// and sleeps until there is a file `GATE`.
+pub fn obedient(workers: &str) -> Command {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let sleep = "thread::sleep(self.sleep);";
+        let obey = "
+            let path = |name| env::var_os(name).map(std::path::PathBuf::from);
+            if path(\"BREAK\").is_some_and(|it| std::fs::remove_file(it).is_ok()) {
+                panic!(\"broken\")
+            }
+            while path(\"GATE\").is_some_and(|it| !it.exists()) {
+                thread::sleep(Duration::from_millis(1));
+            }";
+        build_changed("obedient", sleep, &format!("{sleep}{obey}"))
+    });
+    let mut command = Command::new(built);
+    command.envs([("SLEEP", "0"), ("WORKERS", workers)]);
+    command
+}
+
+/// A server whose jobs do not end before the function is called that comes
+/// with it. What has to happen meanwhile may take its time.
+#[track_caller]
+pub fn gated(workers: &str) -> (Server, impl Fn() + use<>) {
+    let gate = scratch("gate");
+    let server = Server::spawn(obedient(workers).env("GATE", &gate));
+    (server, move || drop(File::create(&gate).expect("a file")))
 }
