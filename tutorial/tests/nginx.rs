@@ -39,7 +39,7 @@ fn nginx(ports: [u16; 2], changes: &[[&str; 2]]) -> Option<Server> {
 
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -Sn 1024; exec \"$0\" \"$@\""]);
-    command.arg(nginx).arg("-p").arg(prefix).arg("-c").arg(file);
+    command.arg(nginx).arg("-p").arg(&prefix).arg("-c").arg(file);
     let mut server = Server::launch(&mut command, None, None);
     (server.port, server.gently) = (port, true);
     wait_until("nginx to listen", || {
@@ -47,6 +47,7 @@ fn nginx(ports: [u16; 2], changes: &[[&str; 2]]) -> Option<Server> {
         assert_eq!(ended, None, "nginx said: {}", server.stderr());
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
+    assert!(["nginx.pid", "tmp"].iter().all(|it| prefix.join(it).exists()));
     Some(server)
 }
 
