@@ -82,6 +82,19 @@ fn main_rs_pasted_into_a_fresh_crate_builds_without_a_warning_and_serves() {
     assert_eq!(fetch(&[&server.url("/")]), "msg to client 127.0.0.1");
 }
 
+/// Its `use` lines and its `main`, and below them the section of main.rs.
+#[test]
+fn the_executor_alone_works_as_the_chapter_says() {
+    let usage = block("tutorial/12-make-it-yours.md", "rust,ignore").join("\n");
+    let main = read("src/main.rs");
+    let mut sections = main.split("\n// ----- ");
+    let section = sections.find(|it| it.starts_with("the executor"));
+    let program = format!("{usage}\n// {}", section.expect("it is there"));
+    let output = Command::new(build("alone", &program)).output();
+    let output = output.expect("it runs").stdout;
+    assert_eq!(String::from_utf8_lossy(&output), "Ok(3628800)\n");
+}
+
 #[test]
 fn what_was_measured_has_the_rows_that_the_script_prints() {
     for (path, command, columns) in [
