@@ -288,6 +288,7 @@ impl ThreadPoolExecutor {
     ///
     /// `Send + 'static` says that a job may go to another thread and stay
     /// there: it owns what it uses, so nothing can end under its feet.
+    #[must_use = "dropping this, also by `let _ =`, cancels the job"]
     fn submit<F, T>(&self, job: F) -> oneshot::Receiver<T>
     where
         F: FnOnce() -> T + Send + 'static,
