@@ -27,25 +27,24 @@ use tokio::runtime::Runtime;
 use hyper::{Method, Request, Response, StatusCode, Version, body::Incoming};
 // py| from concurrent.futures import ThreadPoolExecutor
 // The standard library has no such pool. Part 2 makes one from these:
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, mem::forget};
 use tokio::sync::oneshot;
 
 // The rest is for part 2.
 use http_body_util::Full;
 use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{http::uri::Authority, server::conn::http1, service::service_fn};
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{self, ExitCode};
-use std::{env, str::FromStr};
+use std::io::{ErrorKind as Kind, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{env, process, process::ExitCode, str::FromStr};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 // ===== PART 1: THE POST =====================================================
 
@@ -97,7 +96,8 @@ impl Core {
 struct MainHandler {
     executor: ThreadPoolExecutor,
     core: Arc<Core>,
-    webserver: Arc<WebServer>,
+    /// Kept and never used, as in the post: hence the `_`.
+    _webserver: Arc<WebServer>,
 }
 
 impl MainHandler {
@@ -111,22 +111,20 @@ impl MainHandler {
         // py| self._executor = executor
         // py| self._core = core
         // py| self._webserver = webserver
-        Self { executor, core, webserver }
+        Self { executor, core, _webserver: webserver }
     }
 
     /// Answers `GET uri` with 200 and what the core returns, or with 500 if
     /// the core panics.
     ///
-    /// When the client leaves before that, hyper drops this future at its
-    /// `.await`, and a job that is still queued goes with it.
+    /// When hyper notices that the client has left, it drops this future at
+    /// its `.await`, and a job that is still queued goes with it. It does not
+    /// notice while a byte that it has not read yet waits behind the request.
     // py| @tornado.gen.coroutine
     // py| def get(self, uri):
     // py| ip = self.request.remote_ip
     // The address is a parameter, since nothing else of the request is needed.
-    async fn get(&self, uri: &str, remote_ip: IpAddr) -> Page {
-        // One more owner until `get` ends: the server counts them.
-        let _open = Arc::clone(&self.webserver.open);
-
+    async fn get(&self, _uri: &str, remote_ip: IpAddr) -> Page {
         // The job may run longer than this future lives, so it must own what
         // it uses. It gets its own `Arc`, and `move` puts that into the job.
         let core = Arc::clone(&self.core);
@@ -138,7 +136,7 @@ impl MainHandler {
         let res = self.executor.submit(move || core.get(remote_ip)).await;
 
         let Ok(res) = res else {
-            say(&format!("500 GET {uri} ({remote_ip}): the core panicked"));
+            // The panic's message is on stderr: the worker has written it.
             return error_page(StatusCode::INTERNAL_SERVER_ERROR);
         };
 
@@ -149,12 +147,10 @@ impl MainHandler {
 
 // ----- WEB SERVER --------------------------- tutorial/05-web-server.md -----
 
-/// Where the server listens, and which requests it has not answered yet.
+/// Where the server listens.
 // py| class WebServer:
 struct WebServer {
     address: SocketAddr,
-    /// Owned once by the server and once by each open request.
-    open: Arc<()>,
 }
 
 impl WebServer {
@@ -165,13 +161,14 @@ impl WebServer {
         let host = setting("HOST", localhost, "an IP address", |_| true);
         let port = setting("PORT", 8888, "0 (any) to 65535", |_| true);
         // py| self._port = port
-        Self { address: SocketAddr::new(host, port), open: Arc::new(()) }
+        Self { address: SocketAddr::new(host, port) }
     }
 
     /// Serves until SIGINT or SIGTERM, answers what it has accepted by then,
-    /// and returns the status to exit with: 1 if some of that went unanswered.
-    /// Reads `WORKERS`. Exits by itself where it cannot start: with 2 for a
-    /// setting, with 1 for what the system refuses.
+    /// and returns the status to exit with: 0 if each of these answers was
+    /// handed to the system in full, else 1. Reads `WORKERS`. Exits by itself
+    /// where it cannot start: with 2 for a setting, with 1 for what the system
+    /// refuses.
     ///
     /// Synchronous, as in the post, and here it must be: a runtime that is
     /// dropped in async code panics.
@@ -189,38 +186,27 @@ impl WebServer {
         // panics then if the loop is where it is dropped.
         let core = Arc::new(core);
         // py|         'webserver': self,
-        let webserver = Arc::new(self);
+        let address = self.address;
+        let ws = Arc::new(self);
         // py|     }),
-        let handler = MainHandler::initialize(
-            executor,
-            Arc::clone(&core),
-            Arc::clone(&webserver),
-        );
+        let handler = MainHandler::initialize(executor, Arc::clone(&core), ws);
         // py| ])
-        let webapp = Application { routes: [("/", handler)].into() };
+        let webapp = Application([("/", handler)].into());
 
-        let ioloop = or_exit("start the loop", Runtime::new());
+        let ioloop = ioloop();
         let deadline = ioloop.block_on(async {
             // py| webapp.listen(self._port)
-            let address = webserver.address;
-            let task = format!("listen on {address} (change HOST or PORT)");
+            let task = format!("listen on {address}");
             let listener = or_exit(&task, listen(address));
             // py| tornado.ioloop.IOLoop.current().start()
             serve(listener, webapp).await
         });
-
-        let unanswered = Arc::strong_count(&webserver.open) - 1;
-        if unanswered == 0 {
-            // No client waits for the core any more. A leaver's job may still
-            // run: it gets what remains of the time. All the while the loop
-            // stays up, to hear a second signal.
-            workers.recv_timeout(deadline - Instant::now()).ok();
-            ExitCode::SUCCESS
-        } else {
-            // What runs now ends with the process.
-            say(&format!("{unanswered} accepted requests went unanswered"));
-            ExitCode::FAILURE
-        }
+        // What runs now ends with the process.
+        let Some(deadline) = deadline else { return ExitCode::FAILURE };
+        // No client waits any more. A leaver's job may still run: it gets what
+        // remains of the time. The loop stays up, to hear a second signal.
+        workers.recv_timeout(deadline - Instant::now()).ok();
+        ExitCode::SUCCESS
     }
 }
 
@@ -269,8 +255,9 @@ impl ThreadPoolExecutor {
                 while let Some(job) = next() {
                     // A job that panics takes no worker with it. What it may
                     // have left half done is the core's to know, so
-                    // `AssertUnwindSafe`: the compiler can't tell.
-                    catch_unwind(AssertUnwindSafe(job)).ok();
+                    // `AssertUnwindSafe`: the compiler can't tell. `forget`,
+                    // since what it panicked with may panic when dropped.
+                    catch_unwind(AssertUnwindSafe(job)).map_err(forget).ok();
                 }
             };
             thread::Builder::new().name("worker".into()).spawn(worker)?;
@@ -311,9 +298,7 @@ impl ThreadPoolExecutor {
 
 /// `tornado.web.Application`: its paths, and the handler for each.
 #[derive(Clone)]
-struct Application {
-    routes: Arc<[Route]>,
-}
+struct Application(Arc<[Route]>);
 
 type Route = (&'static str, MainHandler);
 
@@ -352,16 +337,14 @@ impl Application {
             return Err(StatusCode::BAD_REQUEST);
         }
         let path = request.uri().path();
-        let route = self.routes.iter().find(|(uri, _)| *uri == path);
+        let route = self.0.iter().find(|(uri, _)| *uri == path);
         let route = route.ok_or(StatusCode::NOT_FOUND)?;
-        if request.method() != Method::GET {
-            Err(StatusCode::METHOD_NOT_ALLOWED)
-        } else if !request.body().is_end_stream() {
+        match *request.method() {
+            Method::GET if request.body().is_end_stream() => Ok(route.clone()),
             // No GET needs a body. One that has it may be out to smuggle a
             // second request past a proxy.
-            Err(StatusCode::BAD_REQUEST)
-        } else {
-            Ok(route.clone())
+            Method::GET => Err(StatusCode::BAD_REQUEST),
+            _ => Err(StatusCode::METHOD_NOT_ALLOWED),
         }
     }
 }
@@ -371,9 +354,21 @@ impl Application {
 fn has_valid_host(request: &Request<Incoming>) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) => Authority::try_from(host.as_bytes()).is_ok(),
+        (Some(host), None) => host.to_str().is_ok_and(is_host),
         (None, None) => request.version() < Version::HTTP_11,
         _ => false,
+    }
+}
+
+/// `uri-host [":" port]`, without two forms that nobody sends: a name with `%`
+/// in it, and brackets around anything but an IPv6 address.
+fn is_host(value: &str) -> bool {
+    let host = value.trim_end_matches(|c: char| c.is_ascii_digit());
+    let host = host.strip_suffix(':').unwrap_or(value);
+    let named = |c: char| c.is_alphanumeric() || "-._~!$&'()*+,;=".contains(c);
+    match host.strip_prefix('[').map(|ip| ip.strip_suffix(']')) {
+        Some(ip) => ip.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && host.chars().all(named),
     }
 }
 
@@ -400,9 +395,25 @@ fn error_page(status: StatusCode) -> Page {
 
 // ----- the loop ---------------- tutorial/08-what-import-tornado-did.md -----
 
-/// How long a client may take for the head of a request, how long it may be
-/// silent between two of them, and how long a shutdown may take.
+/// How long a client may take from its last answer, or from the beginning, to
+/// the end of the head of its next request. And how long a shutdown may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What `accept` fails with for a client that has left meanwhile.
+const LEFT: [Kind; 3] =
+    [Kind::ConnectionAborted, Kind::ConnectionRefused, Kind::ConnectionReset];
+
+/// `tornado.ioloop.IOLoop`. Where the system refuses it something, tokio
+/// panics, and threads that have started keep the process from its end. So
+/// meanwhile a panic is one line, and the end.
+fn ioloop() -> Runtime {
+    panic::set_hook(Box::new(|why| or_exit("start the loop", Err(why))));
+    let ioloop = or_exit("start the loop", Runtime::new());
+    drop(panic::take_hook());
+    ioloop
+}
 
 /// Tornado's `webapp.listen`. Call it where a runtime runs.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -413,24 +424,25 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // Or a restarted server finds its port taken for a minute.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    // That many connections may wait for `accept`. `TcpListener::bind` allows
-    // 128: in a burst of a thousand, some would then wait for a second.
+    // That many connections may wait for `accept`, where the system lets them.
+    // `TcpListener::bind` asks for 128: in a burst of a thousand, some would
+    // then wait for a second.
     socket.listen(1024)
 }
 
 /// Tornado's `IOLoop.start`: accepts connections until SIGINT or SIGTERM, each
 /// served by a task of its own. After the signal, idle connections are closed
-/// and each request whose head was read is answered, as far as that can be
-/// done before the time that is returned.
+/// and each request whose head was read is answered.
 ///
-/// A second signal ends the process where it stands, with status 1.
-async fn serve(listener: TcpListener, webapp: Application) -> Instant {
+/// Returns the moment until which that may take, once it is done. Returns
+/// `None` at that moment if it is not, and says how many answers are missing.
+/// A signal more ends the process where it stands, with status 1.
+async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
     // A signal that finds no stream kills the process. So both are made before
     // anybody is told that the server listens.
-    let interrupt = signal(SignalKind::interrupt());
-    let mut interrupt = or_exit("hear SIGINT", interrupt);
-    let terminate = signal(SignalKind::terminate());
-    let mut terminate = or_exit("hear SIGTERM", terminate);
+    let hear = |kind| or_exit("hear signals", signal(kind));
+    let mut interrupt = hear(SignalKind::interrupt());
+    let mut terminate = hear(SignalKind::terminate());
     let mut stop = async move || {
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -438,31 +450,39 @@ async fn serve(listener: TcpListener, webapp: Application) -> Instant {
         }
     };
 
+    // Whoever writes to stderr may have to wait until it is read. So the loop
+    // leaves that to a worker, and a line that is dropped first is lost.
+    let (log, _) = or_exit("start a worker", ThreadPoolExecutor::new(1));
+    let log = |line: String| log.submit(move || say(&line));
     let address = or_exit("read the port", listener.local_addr());
-    say(&format!("listening on http://{address}/"));
+    let _listening = log(format!("listening on http://{address}/"));
 
     let mut http = http1::Builder::new();
     // Behind a proxy, make it longer than the proxy keeps idle connections.
     // hyper has no clock but this timer, and panics if it is to keep a limit
     // without one.
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    // For a head, as in Tornado. hyper would keep up to 400 KB of one.
+    http.max_buf_size(65_536);
     let graceful = GracefulShutdown::new();
-    loop {
-        let accepted = tokio::select! {
-            // The signal first, however many clients wait in line.
-            biased;
-            () = stop() => break,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+    let accept = async || loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(why) if LEFT.contains(&why.kind()) => {}
             Err(why) => {
                 // Out of file descriptors, as a rule. The connection stays in
                 // line: without the pause, this would spin until one is free.
-                say(&format!("cannot accept a connection: {why}"));
-                sleep(Duration::from_secs(1)).await;
-                continue;
+                let _said = log(format!("cannot accept a connection: {why}"));
+                sleep(SECOND).await;
             }
+        }
+    };
+    loop {
+        let (stream, peer) = tokio::select! {
+            // The signal first, however many clients wait in line.
+            biased;
+            () = stop() => break,
+            accepted = accept() => accepted,
         };
         // `HOST=::` serves IPv4 as well, and calls it ::ffff:127.0.0.1.
         let remote_ip = peer.ip().to_canonical();
@@ -475,12 +495,23 @@ async fn serve(listener: TcpListener, webapp: Application) -> Instant {
     drop(listener);
 
     tokio::spawn(async move {
-        stop().await;
+        // Supervisors send two signals for one wish, to a process and to its
+        // group. So one within the same second does not count.
+        let first = Instant::now();
+        while first.elapsed() < SECOND {
+            stop().await;
+        }
         process::exit(1);
     });
     let deadline = Instant::now() + PATIENCE;
-    timeout_at(deadline, graceful.shutdown()).await.ok();
-    deadline
+    if timeout_at(deadline, graceful.shutdown()).await.is_ok() {
+        return Some(deadline);
+    }
+    // Each connection that is still open owns the routes, too.
+    let unanswered = Arc::strong_count(&webapp.0) - 1;
+    let line = format!("{unanswered} accepted requests went unanswered");
+    timeout(SECOND, log(line)).await.ok();
+    None
 }
 
 // ----- settings and messages --- tutorial/08-what-import-tornado-did.md -----
@@ -501,17 +532,26 @@ fn setting<T: FromStr>(
     })
 }
 
-/// Returns what `result` holds, or says what can't be done and exits with
-/// status 1. Only for the start, when there is no client to lose.
-fn or_exit<T>(task: &str, result: io::Result<T>) -> T {
+/// Returns what `result` holds, or says what can't be done, why, and what helps,
+/// and exits with status 1. Only for the start, when there is no client to lose.
+fn or_exit<T>(task: &str, result: Result<T, impl ToString>) -> T {
     result.unwrap_or_else(|why| {
-        say(&format!("cannot {task}: {why}"));
+        let why = why.to_string();
+        // A panic has a line of its own for where it happened.
+        let why = why.lines().last().unwrap_or_default();
+        let remedy = match why {
+            _ if why.contains("open files") => "raise `ulimit -n`",
+            _ if why.contains("THREADS") => "set it to 1 or more",
+            _ if task.contains("listen") => "change HOST or PORT",
+            _ => "lower WORKERS or raise `ulimit -u`",
+        };
+        say(&format!("cannot {task}: {why}; {remedy}"));
         process::exit(1)
     })
 }
 
 /// Writes a line to stderr, in one piece. `eprintln!` would panic once stderr
-/// has lost its reader.
+/// has lost its reader. It may have to wait: not for the loop.
 fn say(line: &str) {
     io::stderr().write_all(format!("{line}\n").as_bytes()).ok();
 }

@@ -2,10 +2,13 @@
 
 mod common;
 
-use common::{BINARY, Server, fetch, status};
+use common::{BINARY, Server, fetch, free_port, scratch, status, wait_until};
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// Starts a server that must end at once with this status and one line on
@@ -57,7 +60,7 @@ fn the_limits_themselves_are_allowed() {
     }
     let server = Server::start(&[("SLEEP", "86400"), ("WORKERS", "2")]);
     let waiting = server.send(common::GET);
-    common::wait_until("the job", || server.going() == 1);
+    wait_until("the job", || server.going() == 1);
     drop(waiting);
 }
 
@@ -66,7 +69,7 @@ fn ten_thousand_workers_are_allowed() {
     let mut command = Command::new(BINARY);
     command.env("WORKERS", "10000").env("SLEEP", "0");
     let server = Server::launch(&mut command, None, None);
-    common::wait_until("the first line", || !server.stderr().is_empty());
+    wait_until("the first line", || !server.stderr().is_empty());
     let said = server.stderr();
     if said.contains("start the workers") && said.contains("unavailable") {
         return common::skip("a system that allows 10,000 threads");
@@ -80,7 +83,7 @@ fn ten_thousand_workers_are_allowed() {
 fn without_settings_it_is_port_8888_of_this_machine() {
     let mut command = Command::new(BINARY);
     let server = Server::launch(command.env_remove("PORT"), None, None);
-    common::wait_until("the first line", || server.stderr().contains('\n'));
+    wait_until("the first line", || server.stderr().contains('\n'));
     assert!(server.stderr().contains("127.0.0.1:8888"), "{}", server.stderr());
 }
 
@@ -130,4 +133,63 @@ fn one_server_serves_ipv4_and_ipv6_and_shows_plain_addresses() {
         let lines = format!("going to sleep {ip}\ndone sleeping {ip}\n");
         assert!(server.stdout().ends_with(&lines), "{}", server.stdout());
     }
+}
+
+#[test]
+fn a_bad_number_of_loop_threads_is_named_in_one_line() {
+    for value in ["0", "", "many"] {
+        let said = refused(1, &[("TOKIO_WORKER_THREADS", OsStr::new(value))]);
+        let start = "cannot start the loop: \"TOKIO_WORKER_THREADS\" ";
+        assert!(said.starts_with(start), "{said}");
+        assert!(said.ends_with("; set it to 1 or more\n"), "{said}");
+    }
+}
+
+/// How a server starts that may have only so many files or threads: it serves,
+/// or it says why not and ends. It never does neither. Root may have as many
+/// threads as it likes, so then this is done as somebody else.
+#[test]
+fn a_start_with_too_little_says_so_and_ends() {
+    // Somebody else may not be let into the folder of the project.
+    let program =
+        std::env::temp_dir().join(scratch("program").file_name().unwrap());
+    fs::copy(BINARY, &program).expect("a copy");
+    let is_root = fs::metadata("/proc/self").is_ok_and(|it| it.uid() == 0);
+    let (mut served, mut refused) = (0, 0);
+    let threads = (3..=40).map(|limit| ("-u", limit));
+    let files = (4..=20).map(|limit| ("-n", limit));
+    for (flag, limit) in threads.chain(files) {
+        let port = free_port();
+        let mut command = Command::new("bash");
+        if is_root {
+            command.uid(65_534);
+        }
+        let limited = format!("ulimit {flag} {limit}; exec \"$0\"");
+        command.args(["-c", &limited]).arg(&program);
+        command.env("PORT", port.to_string()).current_dir("/");
+        command.env("TOKIO_WORKER_THREADS", "2");
+        let mut server = Server::launch(&mut command, None, None);
+        server.port = port;
+        let (mut ended, mut serves) = (None, false);
+        wait_until(&format!("an end or an answer, {limited}"), || {
+            ended = server.child.try_wait().expect("it is our child");
+            let deaf = server.stderr().contains("cannot accept a connection");
+            let url = server.url("/missing");
+            let answer = fetch(&["-i", "--max-time", "1", &url]);
+            serves = deaf || answer.starts_with("HTTP/1.1 404");
+            ended.is_some() || serves
+        });
+        let said = server.stderr();
+        if let Some(status) = ended {
+            assert_eq!(status.code(), Some(1), "{limited}: {said}");
+            assert_eq!(said.lines().count(), 1, "{limited}: {said}");
+            let remedy = format!("raise `ulimit {flag}`\n");
+            assert!(said.ends_with(&remedy), "{limited}: {said}");
+            refused += 1;
+        } else {
+            served += 1;
+        }
+    }
+    fs::remove_file(program).expect("the copy");
+    assert!(served > 10 && refused > 10, "{served} and {refused}");
 }
