@@ -401,7 +401,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What `accept` fails with for a client that has left meanwhile.
+/// What `accept` may fail with for a client that has left in the meantime. The
+/// next one need not wait for that. (Not on Linux: it says so to who reads.)
 const LEFT: [Kind; 3] =
     [Kind::ConnectionAborted, Kind::ConnectionRefused, Kind::ConnectionReset];
 
@@ -432,11 +433,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Tornado's `IOLoop.start`: accepts connections until SIGINT or SIGTERM, each
 /// served by a task of its own. After the signal, idle connections are closed
-/// and each request whose head was read is answered.
+/// and each request whose head was read is answered. (A head that is half there
+/// is waited for too, as long as its client may take.)
 ///
-/// Returns the moment until which that may take, once it is done. Returns
-/// `None` at that moment if it is not, and says how many answers are missing.
-/// A signal more ends the process where it stands, with status 1.
+/// That may take until a deadline, which is returned as soon as it is done. If
+/// it is not done by then, says how many answers are missing, and returns
+/// `None`. A signal more ends the process where it stands, with status 1.
 async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
     // A signal that finds no stream kills the process. So both are made before
     // anybody is told that the server listens.
@@ -450,8 +452,9 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
         }
     };
 
-    // Whoever writes to stderr may have to wait until it is read. So the loop
-    // leaves that to a worker, and a line that is dropped first is lost.
+    // To write is to block: a full pipe holds the thread until it is read. So
+    // the loop has its lines written by a worker, as it has the core called.
+    // Keep what this returns: a line that is dropped in the queue is lost.
     let (log, _) = or_exit("start a worker", ThreadPoolExecutor::new(1));
     let log = |line: String| log.submit(move || say(&line));
     let address = or_exit("read the port", listener.local_addr());
@@ -472,6 +475,7 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
             Err(why) => {
                 // Out of file descriptors, as a rule. The connection stays in
                 // line: without the pause, this would spin until one is free.
+                // A line that nobody has taken by its end is dropped.
                 let _said = log(format!("cannot accept a connection: {why}"));
                 sleep(SECOND).await;
             }
@@ -532,26 +536,29 @@ fn setting<T: FromStr>(
     })
 }
 
-/// Returns what `result` holds, or says what can't be done, why, and what helps,
-/// and exits with status 1. Only for the start, when there is no client to lose.
+/// Returns what `result` holds. Or says what can't be done, why, and what is
+/// known to help, and exits with status 1. Only for the start, when there is no
+/// client to lose.
 fn or_exit<T>(task: &str, result: Result<T, impl ToString>) -> T {
     result.unwrap_or_else(|why| {
         let why = why.to_string();
         // A panic has a line of its own for where it happened.
         let why = why.lines().last().unwrap_or_default();
         let remedy = match why {
-            _ if why.contains("open files") => "raise `ulimit -n`",
-            _ if why.contains("THREADS") => "set it to 1 or more",
-            _ if task.contains("listen") => "change HOST or PORT",
-            _ => "lower WORKERS or raise `ulimit -u`",
+            _ if why.contains("open files") => "; raise `ulimit -n`",
+            _ if why.contains("unavailable") => "; lower WORKERS (ulimit -u)",
+            _ if why.contains("THREADS") => "; set it to 1 or more",
+            _ if task.contains("listen") => "; change HOST or PORT",
+            _ => "",
         };
-        say(&format!("cannot {task}: {why}; {remedy}"));
+        say(&format!("cannot {task}: {why}{remedy}"));
         process::exit(1)
     })
 }
 
-/// Writes a line to stderr, in one piece. `eprintln!` would panic once stderr
-/// has lost its reader. It may have to wait: not for the loop.
+/// Writes a line to stderr, in one piece, and waits where its reader is slow.
+/// So the loop must not call it. (`eprintln!` would panic once there is no
+/// reader any more.)
 fn say(line: &str) {
     io::stderr().write_all(format!("{line}\n").as_bytes()).ok();
 }
