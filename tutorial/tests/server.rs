@@ -4,7 +4,7 @@
 mod common;
 
 use common::{
-    BINARY, GET, Server, answered, build_changed, curl_command, fetch, flood,
+    BINARY, GET, Server, answered, build_changed, fetch, flood,
     free_port, gated, obedient, read_to_close, scratch, status, wait_until,
 };
 use std::fs::{self, File};
@@ -213,7 +213,7 @@ fn first_come_is_first_served() {
     let clients = ips.each_ref().map(|ip| {
         let log = scratch("curl");
         let url = server.url("/");
-        let mut curl = curl_command(&["-v", "--interface", ip, &url]);
+        let mut curl = common::curl_command(&["-v", "--interface", ip, &url]);
         curl.stdout(Stdio::null()).stderr(File::create(&log).expect("a file"));
         let client = curl.spawn().expect("curl is installed");
         wait_until("the request", || {
