@@ -8,6 +8,7 @@
 
 pub mod chapter;
 pub mod engine;
+pub mod terminal;
 
 pub use chapter::ROOT;
 use chapter::{apply, parts, read};
