@@ -30,7 +30,6 @@ fn apart(program: &str, settings: &[(&str, &str)]) -> Command {
 /// Its exit status, stdout and stderr.
 #[track_caller]
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = common::output(command);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -197,12 +196,8 @@ impl Drop for Killed<'_> {
 
 #[test]
 fn keep_leaves_the_server_and_says_how_to_reach_it() {
-    let said = scratch("said");
-    let file = File::create(&said).expect("a file");
     let settings = [("SLEEP", "0.1"), ("REQUESTS", "1")];
-    let mut command = run_sh(&settings, &["--keep"]);
-    let status_code = common::output(command.stdout(file)).status.code();
-    let said = fs::read_to_string(said).expect("a file");
+    let (status_code, said, _) = run(&mut run_sh(&settings, &["--keep"]));
     assert_eq!(status_code, Some(0), "{said}");
 
     let after = |text: &str| said.rsplit(text).next().expect(text).trim();

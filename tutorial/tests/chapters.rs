@@ -11,7 +11,7 @@ use common::chapter::{
     Change, Numbered, Part, ROOT, apply, changes, chapters, links, parts,
     prose, read, words,
 };
-use common::engine::{Workshop, steps};
+use common::engine::Workshop;
 use common::{skip, thorough};
 use std::fs;
 use std::io::{Write, stderr};
@@ -127,8 +127,8 @@ fn the_line_numbers_of_listings_and_diffs_are_right() {
 // ----- console blocks and changes --------------------------------------------
 
 static WORKSHOP: LazyLock<Workshop> = LazyLock::new(|| {
-    // Printed by libtest if the test fails.
-    Workshop { name: "tmp", online: thorough(), show: |it| eprintln!("{it}") }
+    // What is shown, libtest prints if the test fails.
+    Workshop::new("tmp", thorough(), |line| eprintln!("{line}"))
 });
 
 #[track_caller]
@@ -149,8 +149,8 @@ fn the_console_blocks_are_what_the_commands_print() {
         if !is_below(part) {
             let main = read(RUST[0]);
             let copy =
-                WORKSHOP.copy(&PARTS, [&part.path, "", "as-it-is"], &main);
-            wrong.extend(copy.and_then(|it| WORKSHOP.run(steps(part), &it)));
+                WORKSHOP.copy(&PARTS, [&part.path, "as-it-is", ""], &main);
+            wrong.extend(copy.and_then(|it| WORKSHOP.run(part, &it)));
         }
     }
     assert_right(&wrong.concat());

@@ -6,6 +6,7 @@ use std::path::Path;
 pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What stands between ``` and ``` in a text, or between two such blocks.
+#[derive(Clone)]
 pub struct Part {
     pub path: String,
     /// What the block's first line says: `rust`, `console`. Or else `prose`.
@@ -219,6 +220,20 @@ pub fn changes(parts: &[Part]) -> Vec<Change<'_>> {
 }
 
 impl Change<'_> {
+    /// The blocks that are run with it. If there is none, it builds, and the
+    /// compiler has nothing to say.
+    pub fn consoles(&self) -> Vec<Part> {
+        let is_console = |part: &&Part| part.kind == "console";
+        let below = self.below.iter().filter(is_console).cloned();
+        let builds = Part {
+            kind: "console".to_owned(),
+            lines: vec!["$ cargo build --quiet".to_owned()],
+            ..self.diff.clone()
+        };
+        let blocks: Vec<_> = below.collect();
+        if blocks.is_empty() { vec![builds] } else { blocks }
+    }
+
     /// Whether that number stands beside it, be it right or not.
     pub fn has_number(&self, number: &str) -> bool {
         self.command.is_some_and(|part| numbers(part)[0] == number)

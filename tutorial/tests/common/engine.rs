@@ -3,28 +3,21 @@
 
 use super::chapter::{Change, Part, ROOT, apply, read};
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-// ----- processes -------------------------------------------------------------
-
-/// Gets each line that is printed, as soon as it is.
-pub type Show = fn(&str);
+// ----- commands --------------------------------------------------------------
 
 /// The process groups that run. While it is locked, none can start.
 static GROUPS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn kill(group: u32) {
     let group = format!("-{group}");
@@ -33,83 +26,64 @@ fn kill(group: u32) {
 
 /// Kills all that runs. From then on nothing can start: end the program.
 pub fn kill_all() {
-    let groups = lock(&GROUPS);
+    let groups = GROUPS.lock().expect("no panic");
     groups.iter().for_each(|group| kill(*group));
     std::mem::forget(groups);
 }
 
 /// A command and all that it starts, which is killed with it.
-pub struct Running {
-    child: Child,
-    readers: Vec<JoinHandle<()>>,
-    said: [Arc<Mutex<String>>; 2],
+struct Running {
+    bash: Child,
+    reader: JoinHandle<()>,
+    said: Arc<Mutex<String>>,
 }
 
 impl Running {
-    pub fn start(command: &mut Command, show: Show) -> Self {
-        let mut groups = lock(&GROUPS);
-        let child = command.process_group(0).stdin(Stdio::null()).spawn();
-        let mut child = child.expect("it starts");
-        groups.push(child.id());
-        drop(groups);
-        let said = <[Arc<Mutex<String>>; 2]>::default();
-        let out = child.stdout.take().map(|pipe| follow(pipe, &said[0], show));
-        let err = child.stderr.take().map(|pipe| follow(pipe, &said[1], show));
-        Self { child, readers: out.into_iter().chain(err).collect(), said }
+    /// Starts a command, and shows each line that it prints as it comes.
+    fn start(bash: &mut Command, show: fn(&str)) -> Self {
+        let mut groups = GROUPS.lock().expect("no panic");
+        let mut bash = bash.spawn().expect("bash is installed");
+        groups.push(bash.id());
+        let output = BufReader::new(bash.stdout.take().expect("it is piped"));
+        let said = Arc::<Mutex<String>>::default();
+        let all = Arc::clone(&said);
+        let reader = thread::spawn(move || {
+            for line in output.split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                show(&line);
+                *all.lock().expect("no panic") += &format!("{line}\n");
+            }
+        });
+        Self { bash, reader, said }
     }
 
-    fn has_ended(&mut self) -> bool {
-        self.child.try_wait().is_ok_and(|status| status.is_some())
-    }
-
-    /// What it has printed so far, to stdout and to stderr.
-    fn said(&self) -> [String; 2] {
-        self.said.each_ref().map(|said| lock(said).clone())
-    }
-
-    /// Waits until it has ended, and all that can still print for it. That is
-    /// a failure after ten minutes.
-    pub fn wait(mut self) -> Output {
+    /// Waits for words, but not beyond the end, and not for ever.
+    fn wait_for(&self, words: &str) -> String {
         let start = Instant::now();
-        let can_print = |it: &Self| !it.readers.iter().all(|r| r.is_finished());
-        while !self.has_ended() || can_print(&self) {
+        loop {
+            let ended = self.reader.is_finished();
+            let said = self.said.lock().expect("no panic").clone();
             let late = start.elapsed() > Duration::from_secs(600);
-            assert!(!late, "not at its end after ten minutes");
+            if ended || late || said.contains(words) {
+                return said;
+            }
             sleep(Duration::from_millis(5));
         }
-        let [stdout, stderr] = self.said().map(String::into_bytes);
-        let status = self.child.wait().expect("it is our child");
-        Output { status, stdout, stderr }
+    }
+
+    /// All that it prints to its end.
+    fn end(&self) -> String {
+        self.wait_for("\0")
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let id = self.child.id();
-        if !self.has_ended() {
-            kill(id);
-        }
-        self.child.wait().ok();
-        lock(&GROUPS).retain(|group| *group != id);
-        self.readers.drain(..).for_each(|reader| drop(reader.join()));
+        kill(self.bash.id());
+        self.bash.wait().ok();
+        let is_other = |group: &u32| *group != self.bash.id();
+        GROUPS.lock().expect("no panic").retain(is_other);
     }
-}
-
-/// Reads a pipe to its end, shows each line and keeps it.
-fn follow(
-    pipe: impl Read + Send + 'static,
-    said: &Arc<Mutex<String>>,
-    show: Show,
-) -> JoinHandle<()> {
-    let said = Arc::clone(said);
-    thread::spawn(move || {
-        let lines = BufReader::new(pipe).split(b'\n').map_while(Result::ok);
-        for line in lines {
-            let line = String::from_utf8_lossy(&line);
-            show(&line);
-            *lock(&said) += &format!("{line}\n");
-        }
-    })
 }
 
 /// A free port of 127.0.0.1, below those that the system hands out by itself:
@@ -127,8 +101,7 @@ pub fn free_port() -> u16 {
 
 // ----- copies ----------------------------------------------------------------
 
-/// Where cargo builds. The copies are built there too, since what they depend
-/// on is there already.
+/// Where cargo builds. Copies are built there too: what they need is there.
 pub fn target() -> PathBuf {
     let program = std::env::current_exe().expect("it has a path");
     program.ancestors().nth(3).expect("target/debug/deps").to_owned()
@@ -139,7 +112,7 @@ pub fn target() -> PathBuf {
 /// keeps its age, and need not be built again.
 pub fn make(place: &Path, name: &str, main: &str) -> PathBuf {
     // A name that sorts as the project's does: Cargo.lock is in that order.
-    let name = format!("threaded-tokio-{}", name.replace('.', "-"));
+    let name = format!("threaded-tokio-{name}");
     let folder = place.join(&name);
     fs::create_dir_all(folder.join("src")).expect("a folder");
     let toml = read("Cargo.toml");
@@ -159,117 +132,88 @@ pub fn make(place: &Path, name: &str, main: &str) -> PathBuf {
     folder
 }
 
-/// Where copies are made and their commands are run.
+/// A place for copies, in which their commands run.
 pub struct Workshop {
-    /// Of a folder among what cargo builds.
-    pub name: &'static str,
+    name: &'static str,
+    pub place: PathBuf,
     /// Whether cargo may ask the network for crates.
-    pub online: bool,
-    pub show: Show,
+    online: bool,
+    /// Gets each line that is printed, as soon as it is.
+    show: fn(&str),
 }
 
 impl Workshop {
-    pub fn place(&self) -> PathBuf {
-        target().join(self.name)
+    /// A folder of that name, where cargo builds.
+    pub fn new(name: &'static str, online: bool, show: fn(&str)) -> Self {
+        let place = target().join(name);
+        fs::create_dir_all(place.join("tmp")).expect("a folder");
+        // curl shows its progress where it writes to a pipe.
+        fs::write(place.join(".curlrc"), "no-progress-meter").expect("a file");
+        // Builds without warnings, and leaves the dependencies as they are.
+        let (rustc, mode) =
+            (place.join("rustc"), Permissions::from_mode(0o755));
+        fs::write(&rustc, "#!/bin/sh\nexec \"$@\" --cap-lints allow\n")
+            .and_then(|()| fs::set_permissions(rustc, mode))
+            .expect("a script");
+        Self { name, place, online, show }
     }
 
-    /// Makes a copy of the project with another main.rs. If the chapter says
-    /// how to make a crate, makes that, and adds the crates that it needs.
-    pub fn copy(
-        &self,
-        parts: &[Part],
-        [path, adds, number]: [&str; 3],
-        main: &str,
-    ) -> Result<PathBuf, String> {
-        let makes = |part: &&Part| {
-            part.path == path && part.lines.join(" ").contains("cargo new")
-        };
-        let Some(new) = parts.iter().find(makes) else {
-            let name = format!("{}-{number}", self.name);
-            return Ok(make(&self.place(), &name, main));
-        };
-        (self.show)("(makes a crate, as the chapter says)");
-        let new = new.lines.join("\n");
-        let mut words = new.split_whitespace().skip_while(|it| *it != "new");
-        let name = words.nth(1).unwrap_or_default();
-        // In one target folder, crates of one name are one crate to cargo.
-        let own = format!("{name}-{}-{}", self.name, number.replace('.', "-"));
-        let folder = self.place().join(number);
-        fs::remove_dir_all(&folder).ok();
-        fs::create_dir_all(&folder).expect("a folder");
-        symlink(ROOT, folder.join("threaded-tokio")).expect("a link");
-        let new = new.replace(name, &own);
-        let script = format!("set -e\n{new}\n{adds}\npwd");
-        let made = self.silently(&script, &folder)?;
-        let folder = PathBuf::from(made.lines().last().unwrap_or_default());
-        fs::write(folder.join("src/main.rs"), main).expect("a file");
-        Ok(folder)
-    }
-
-    /// Runs commands that nobody needs to see, unless one of them fails.
-    fn silently(&self, script: &str, folder: &Path) -> Result<String, String> {
-        let mut bash = self.bash(script, folder, "0");
-        let output = Running::start(&mut bash, |_| ()).wait();
-        let [out, err] = texts(&output);
-        if output.status.success() { Ok(out) } else { Err(err) }
-    }
-
-    /// A command, with nothing set that could change what it prints. What
-    /// cargo and the compiler say is left out, unless the command is a build.
-    fn bash(&self, command: &str, folder: &Path, port: &str) -> Command {
-        let tools = self.tools();
+    /// Starts a command, with nothing set that could change what it prints.
+    /// What cargo says is left out unless the command is a build.
+    fn start(&self, command: &str, folder: &Path, show: fn(&str)) -> Running {
         let mut bash = Command::new("bash");
-        for name in [
-            "HOST",
-            "SLEEP",
-            "WORKERS",
-            "REQUESTS",
-            "TIMEOUT",
-            "UPSTREAM",
-            "RUST_BACKTRACE",
-            "TOKIO_WORKER_THREADS",
-        ] {
+        bash.args(["-c", &format!("exec 2>&1\n{command}")]);
+        let settings = "HOST SLEEP WORKERS REQUESTS TIMEOUT UPSTREAM";
+        let others = "RUST_BACKTRACE TOKIO_WORKER_THREADS";
+        for name in settings.split(' ').chain(others.split(' ')) {
             bash.env_remove(name);
         }
         if !is_build(command) {
+            bash.env("RUSTC_WORKSPACE_WRAPPER", self.place.join("rustc"));
             bash.env("CARGO_TERM_QUIET", "true");
-            bash.env("RUSTC_WORKSPACE_WRAPPER", tools.join("rustc"));
         }
-        bash.envs([("PORT", port), ("no_proxy", "*")])
+        bash.envs([("PORT", "0"), ("no_proxy", "*")])
             .env("CARGO_TERM_COLOR", "never")
             .env("CARGO_NET_OFFLINE", (!self.online).to_string())
             .env("CARGO_TARGET_DIR", target())
-            .env("CURL_HOME", &tools)
-            .env("TMPDIR", self.temporary())
-            .current_dir(folder);
-        bash.args(["-c", command]);
-        bash.stdout(Stdio::piped()).stderr(Stdio::piped());
-        bash
+            .env("CURL_HOME", &self.place)
+            .env("TMPDIR", self.place.join("tmp"));
+        bash.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped());
+        Running::start(bash.process_group(0), show)
     }
 
-    /// The folder for temporary files.
-    pub fn temporary(&self) -> PathBuf {
-        let folder = self.place().join(format!("tmp-{}", std::process::id()));
+    /// Runs commands that nobody needs to see, unless one of them fails.
+    fn prepare(&self, commands: &str, folder: &Path) -> Result<(), String> {
+        let script = format!("set -e\n{commands}\necho done");
+        let said = self.start(&script, folder, |_| ()).end();
+        if said.ends_with("done\n") { Ok(()) } else { Err(said) }
+    }
+
+    /// Makes a copy of the project with another main.rs. Where a chapter says
+    /// how to make a crate, makes that, and adds the crates it needs.
+    pub fn copy(
+        &self,
+        parts: &[Part],
+        [path, number, adds]: [&str; 3],
+        main: &str,
+    ) -> Result<PathBuf, String> {
+        let name = format!("{}-{}", self.name, number.replace('.', "-"));
+        let own = parts.iter().filter(|part| part.path == path);
+        let mut scripts = own.map(|part| part.lines.join("\n"));
+        let Some(new) = scripts.find(|it| it.contains("cargo new ")) else {
+            return Ok(make(&self.place, &name, main));
+        };
+        (self.show)("(makes a crate, as the chapter says)");
+        let folder = self.place.join(number);
+        fs::remove_dir_all(&folder).ok();
         fs::create_dir_all(&folder).expect("a folder");
-        folder
-    }
-
-    /// A folder with what keeps curl and the compiler quiet.
-    fn tools(&self) -> PathBuf {
-        let tools = self.place().join("tools");
-        let wrapper = tools.join("rustc");
-        if !wrapper.exists() {
-            fs::create_dir_all(&tools).expect("a folder");
-            // curl shows its progress where it writes to a pipe.
-            fs::write(tools.join(".curlrc"), "no-progress-meter")
-                .expect("a file");
-            // The dependencies need not be built again for it.
-            let script = "#!/bin/sh\nexec \"$@\" --cap-lints allow\n";
-            fs::write(&wrapper, script).expect("a file");
-            let mode = Permissions::from_mode(0o755);
-            fs::set_permissions(&wrapper, mode).expect("its mode");
-        }
-        tools
+        symlink(ROOT, folder.join("threaded-tokio")).expect("a link");
+        // In one target folder, crates of one name are one crate to cargo.
+        let new = new.replace("my-server", &name);
+        self.prepare(&format!("{new}\n{adds}"), &folder)?;
+        let folder = folder.join(name);
+        fs::write(folder.join("src/main.rs"), main).expect("a file");
+        Ok(folder)
     }
 
     /// Makes a change in a copy and runs the blocks below it. Returns what is
@@ -280,49 +224,41 @@ impl Workshop {
         change: &Change,
     ) -> Result<Vec<String>, String> {
         let (main, _) = apply(change.diff)?;
-        let names = [change.path, &change.adds, &change.number];
+        let names = [change.path, &change.number, &change.adds];
         let folder = self.copy(parts, names, &main)?;
-        let is_console = |part: &&Part| part.kind == "console";
-        let consoles = change.below.iter().filter(is_console);
-        let mut steps: Vec<_> = consoles.map(steps).collect();
-        if steps.is_empty() {
-            // Then it builds, and the compiler has nothing to say.
-            let [at, command] = [change.diff.at(0), "cargo build".to_owned()];
-            steps.push(vec![Step { at, command, told: String::new() }]);
+        let mut wrong = Vec::new();
+        for console in change.consoles() {
+            wrong.extend(self.run(&console, &folder)?);
         }
-        let run = |steps| self.run(steps, &folder);
-        let wrong = steps.into_iter().map(run).collect::<Result<Vec<_>, _>>();
-        Ok(wrong?.concat())
+        Ok(wrong)
     }
 
-    /// Runs the commands of a block. Returns what is not as it is told, or why
-    /// they can't be run.
+    /// Runs the commands of a block. Returns what is not as it is told.
     ///
-    /// Commands that end in `&` come first. They are servers, which the others
-    /// ask. Where there is none, they ask one that sleeps a tenth of a second.
+    /// Those that end in `&` are servers, which the others ask. Where there is
+    /// none, they ask one that sleeps a tenth of a second.
     pub fn run(
         &self,
-        mut steps: Vec<Step>,
+        console: &Part,
         folder: &Path,
     ) -> Result<Vec<String>, String> {
-        let has = |word: &str| steps.iter().any(|it| it.command.contains(word));
-        let (asks, bursts) = (has("//127.0.0.1:8888"), has("./run.sh"));
-        let serves = has("cargo run");
-        if asks && !steps.iter().any(|it| it.command.ends_with(" &")) {
+        let mut steps = steps(console);
+        let has =
+            |words: &str| steps.iter().any(|it| it.command.contains(words));
+        let asks = has("//127.0.0.1:8888");
+        let mut builds = String::new();
+        if asks || has("cargo run") {
+            builds += "cargo build\n";
+        }
+        if has("./run.sh") {
+            builds += "cargo build --release --locked\n";
+        }
+        self.prepare(&builds, folder)?;
+        if asks && !has(" &") {
             let command = "SLEEP=0.1 cargo run --quiet &".to_owned();
-            let (at, told) = (steps[0].at.clone(), "...".to_owned());
+            let (at, told) = (console.at(0), "...".to_owned());
             steps.insert(0, Step { at, command, told });
         }
-        let build = |needed, options| {
-            let command = format!("set -e\ncargo build {options}");
-            if needed {
-                self.silently(&command, folder)
-            } else {
-                Ok(String::new())
-            }
-        };
-        build(asks || serves, "")?;
-        build(bursts, "--release --locked")?;
 
         let [port, second] = [(); 2].map(|()| free_port().to_string());
         let (mut wrong, mut servers) = (Vec::new(), Vec::new());
@@ -331,144 +267,134 @@ impl Workshop {
             step.command = command.replace("8889", &second);
             (self.show)(&format!("$ {}", step.command));
             if let Some(command) = step.command.strip_suffix(" &") {
-                let mut bash = self.bash(command, folder, &port);
-                let mut server = Running::start(&mut bash, self.show);
-                let start = Instant::now();
-                while !server.said()[1].contains("listening on ")
-                    && !server.has_ended()
-                    && start.elapsed() < Duration::from_secs(60)
-                {
-                    sleep(Duration::from_millis(5));
-                }
+                let command = format!("export PORT={port}\n{command}");
+                let server = self.start(&command, folder, self.show);
+                server.wait_for("listening on ");
                 servers.push((step, server));
             } else {
                 wrong.extend(self.check(&step, folder));
             }
         }
         for (step, server) in servers {
-            kill(server.child.id());
-            let said = shapes(&texts(&server.wait()).concat(), true);
-            let told = shapes(&step.told, true);
-            let gaps = told.is_empty() || told.iter().any(|it| it == "...");
-            let why = difference(&told, &said, gaps);
-            wrong.extend(why.and_then(|why| step.wrong(why)));
+            kill(server.bash.id());
+            wrong.extend(step.wrong(&server.end()));
         }
         Ok(wrong)
     }
 
-    /// Runs a command. Returns what is not as it is told, if anything.
+    /// Runs a command. Returns what is not as it is told.
     fn check(&self, step: &Step, folder: &Path) -> Option<String> {
-        let Step { command, told, .. } = step;
-        if command.starts_with("tutorial/measure") {
-            return None; // It takes minutes. `tutorial/measure --check` does it.
+        if step.command.starts_with("tutorial/measure") {
+            return None; // It takes minutes, and it can check itself.
         }
-        let never = ["git", "cd", "mdbook", "pip", "python3", "test", "--keep"];
-        if command.split(' ').any(|word| never.contains(&word)) {
-            return step.wrong("no test can run this: put it in ```sh".into());
-        }
-        let bursts = command.ends_with("./run.sh");
-        let in_part = told.is_empty() || told.lines().any(|it| it == "...");
         // A machine that is busy sends requests late, and draws other bars.
-        let mut tries = if command.contains("./run.sh") { 5 } else { 1 };
+        let mut tries = if step.command.contains("./run.sh") { 5 } else { 1 };
         loop {
+            let run = self.start(&step.command, folder, self.show);
+            let wrong = step.wrong(&run.end())?;
             tries -= 1;
-            let mut bash = self.bash(command, folder, "0");
-            let [out, err] =
-                texts(&Running::start(&mut bash, self.show).wait());
-            let (started, real) = (jobs(told), jobs(&out));
-            if bursts && !in_part && started != real {
-                return step.wrong(format!(
-                    "jobs started, ended, at once\ntold:    {started:?}\n\
-                     printed: {real:?}"
-                ));
-            }
-            let why = if !is_build(command) {
-                let printed = shapes(&(out + &err), bursts);
-                difference(&shapes(told, bursts), &printed, bursts && in_part)
-            } else if told.is_empty() {
-                let is_bad = |line: &&str| {
-                    line.starts_with("error") || line.starts_with("warning")
-                };
-                let bad = err.lines().find(is_bad);
-                bad.map(|line| format!("told:    (nothing)\nprinted: {line}"))
-            } else {
-                difference(&shapes(told, false), &shapes(&err, false), true)
-            };
-            let why = why?;
             if tries == 0 {
-                return step.wrong(why);
+                return Some(wrong);
             }
-            (self.show)("(Not as it is told. Is the machine busy? Once more.)");
+            (self.show)("(not as it is told: a busy machine? once more)");
         }
     }
 }
 
 // ----- what is told, and what is printed -------------------------------------
 
-/// A command of a block, and what the block says that it prints.
-pub struct Step {
+/// A command of a block, and what the block tells of what it prints.
+struct Step {
     at: String,
     command: String,
     told: String,
 }
 
-impl Step {
-    fn wrong(&self, why: String) -> Option<String> {
-        Some(format!("{}: $ {}\n{why}", self.at, self.command))
-    }
-}
-
-/// The commands of a block.
-pub fn steps(console: &Part) -> Vec<Step> {
+fn steps(console: &Part) -> Vec<Step> {
     let (mut steps, mut i) = (Vec::new(), 0);
     for lines in console.lines.chunk_by(|_, next| !next.starts_with("$ ")) {
         let at = console.at(i);
         i += lines.len();
-        assert!(lines[0].starts_with("$ "), "{at}: no `$ COMMAND`");
         let goes_on = |line: &&String| line.ends_with('\\');
         let more = lines.iter().take_while(goes_on).count();
-        let command = lines[..=more].join("\n")[2..].to_owned();
+        let command = lines[..=more].join("\n");
+        let command = command.strip_prefix("$ ").expect(&at).to_owned();
         steps.push(Step { at, command, told: lines[more + 1..].join("\n") });
     }
     steps
 }
 
-/// Whether what cargo says is what a command is about.
+/// Whether a command is about what cargo says.
 fn is_build(command: &str) -> bool {
-    let builds = ["cargo build", "cargo check"];
-    builds.iter().any(|build| command.starts_with(build))
+    command.starts_with("cargo build") || command.starts_with("cargo check")
 }
 
-fn texts(output: &Output) -> [String; 2] {
-    [&output.stdout, &output.stderr]
-        .map(|text| String::from_utf8_lossy(text).into_owned())
+impl Step {
+    /// What differs first. In what is told, `...` stands for any lines. What
+    /// threads print may come in another order, and what cargo says may stand
+    /// between other lines.
+    fn wrong(&self, printed: &str) -> Option<String> {
+        let Self { at, command, told } = self;
+        let sorted = command.ends_with("./run.sh") || command.ends_with(" &");
+        let is_part = told.lines().any(|line| line == "...");
+        let gaps = is_build(command) && !told.is_empty() || sorted && is_part;
+        let shapes = |text: &str| {
+            let lines = text.lines().map(shape);
+            let mut lines: Vec<_> = lines.filter(|it| !it.is_empty()).collect();
+            if sorted {
+                lines.sort();
+            }
+            if sorted && !is_part {
+                lines.push(format!("(at once: {} jobs)", jobs_at_once(text)));
+            }
+            lines
+        };
+        let (told, real) = (shapes(told), shapes(printed));
+        let end = "(no more)".to_owned();
+        // How many lines of `real` those up to here may stand for.
+        let mut used = vec![0];
+        for line in told.iter().chain([&end]) {
+            let next = real.get(used[0]).unwrap_or(&end);
+            if gaps || line == "..." {
+                used = (used[0]..=real.len()).collect();
+            }
+            if line != "..." {
+                used.retain(|n| real.get(*n).unwrap_or(&end) == line);
+                used.iter_mut().for_each(|n| *n += 1);
+            }
+            if used.is_empty() {
+                let next = if gaps { "no such line" } else { next };
+                return Some(format!(
+                    "{at}: $ {command}\ntold:    {line}\nprinted: {next}"
+                ));
+            }
+        }
+        None
+    }
 }
 
 /// A line without what differs from run to run: times, ports, which request.
 fn shape(line: &str) -> String {
-    if line.starts_with("HTTP/") {
-        return line.trim().to_owned();
-    }
     if line.starts_with("date: ") {
         return "date: D".to_owned();
     }
-    let only =
-        |word: &str, signs: &str| word.chars().all(|c| signs.contains(c));
     let words: Vec<_> = line.split_whitespace().collect();
-    let is_bar = words.len() > 3 && only(words[1], ".#x");
+    let is_bar =
+        words.len() > 3 && words[1].trim_matches(['.', '#', 'x']).is_empty();
     let shapes = words.iter().enumerate().map(|(i, word)| {
         let count = |sign| word.matches(sign).count();
-        match (is_bar, i) {
-            (true, 1) if count('x') > 0 => "x".to_owned(),
+        let is_digit = |c: char| c.is_ascii_digit();
+        match i {
+            0 if is_bar => "N".to_owned(),
+            1 if is_bar && count('x') > 0 => "x".to_owned(),
             // A request that is sent late seems to wait for some columns.
-            (true, 1) if 2 * count('.') > count('#') => ".#".to_owned(),
-            (true, 1) => "#".to_owned(),
-            (false, _) | (_, 2..) if only(word, "0123456789") => {
+            1 if is_bar && 2 * count('.') > count('#') => ".#".to_owned(),
+            1 if is_bar => "#".to_owned(),
+            _ if word.chars().all(is_digit) || word.starts_with("error[") => {
                 (*word).to_owned()
             }
-            _ if word.starts_with("error[") => (*word).to_owned(),
             _ => {
-                let mut shape = word.replace(|c: char| c.is_ascii_digit(), "N");
+                let mut shape = word.replace(is_digit, "N");
                 while shape.contains("NN") || shape.contains("N.N") {
                     shape = shape.replace("NN", "N").replace("N.N", "N");
                 }
@@ -479,45 +405,13 @@ fn shape(line: &str) -> String {
     shapes.collect::<Vec<_>>().join(" ")
 }
 
-fn shapes(text: &str, sorted: bool) -> Vec<String> {
-    let mut lines: Vec<_> = text.lines().map(shape).collect();
-    lines.retain(|line| !line.is_empty());
-    if sorted {
-        lines.sort();
-    }
-    lines
-}
-
-/// What differs first. In `told`, `...` stands for any lines, and with `gaps`
-/// there may be others between any two.
-fn difference(told: &[String], real: &[String], gaps: bool) -> Option<String> {
-    // How many lines of `real` those up to here may stand for.
-    let mut used = vec![0];
-    for line in told {
-        if gaps || line == "..." {
-            used = (used[0]..=real.len()).collect();
-        }
-        if line != "..." {
-            let next = real.get(used[0]).filter(|_| !gaps);
-            let next = next.map_or("(no such line)", String::as_str);
-            used.retain(|n| real.get(*n) == Some(line));
-            used.iter_mut().for_each(|n| *n += 1);
-            if used.is_empty() {
-                return Some(format!("told:    {line}\nprinted: {next}"));
-            }
-        }
-    }
-    let more = !gaps && !used.contains(&real.len());
-    more.then(|| format!("told:    (no more)\nprinted: {}", real[used[0]]))
-}
-
-/// How many jobs started, how many ended, and how many ran at once at most.
-fn jobs(text: &str) -> [usize; 3] {
-    let (mut going, mut done, mut peak) = (0, 0, 0);
+/// How many jobs run at once at most in what a server prints.
+fn jobs_at_once(text: &str) -> i32 {
+    let (mut now, mut most) = (0, 0);
     for line in text.lines() {
-        going += usize::from(line.starts_with("going to sleep"));
-        done += usize::from(line.starts_with("done sleeping"));
-        peak = peak.max(going - done);
+        now += i32::from(line.starts_with("going to sleep"));
+        now -= i32::from(line.starts_with("done sleeping"));
+        most = most.max(now);
     }
-    [going, done, peak]
+    most
 }

@@ -13,10 +13,11 @@ pub mod terminal;
 pub use chapter::ROOT;
 use chapter::{apply, parts, read};
 pub use engine::free_port;
-use engine::{Running, make, target};
+use engine::{make, target};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -28,7 +29,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_threaded-tokio");
 
 /// How long a test waits for what must happen. Long, so that only a server
 /// that never does it fails: the machine may be busy.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(180);
 
 /// Whether each test must be run, whatever it takes.
 pub fn thorough() -> bool {
@@ -82,10 +83,14 @@ pub fn find(tool: &str) -> Option<PathBuf> {
     found
 }
 
-/// What a command prints. It and all that it starts must end by themselves.
+/// What a command prints. It must end by itself.
 #[track_caller]
 pub fn output(command: &mut Command) -> Output {
-    Running::start(command, |_| ()).wait()
+    let mut run = Server::launch(command.process_group(0), None, None);
+    run.exit_status();
+    let status = run.child.wait().expect("it is our child");
+    let [stdout, stderr] = [run.stdout(), run.stderr()].map(String::into_bytes);
+    Output { status, stdout, stderr }
 }
 
 /// The exit status of a process that must end by itself.
