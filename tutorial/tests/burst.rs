@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::terminal::Terminal;
 use common::{BINARY, ROOT, build_changed, scratch, status, wait_until};
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -29,7 +30,6 @@ fn apart(program: &str, settings: &[(&str, &str)]) -> Command {
 /// Its exit status, stdout and stderr.
 #[track_caller]
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = common::output(command);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -196,12 +196,8 @@ impl Drop for Killed<'_> {
 
 #[test]
 fn keep_leaves_the_server_and_says_how_to_reach_it() {
-    let said = scratch("said");
-    let file = File::create(&said).expect("a file");
     let settings = [("SLEEP", "0.1"), ("REQUESTS", "1")];
-    let mut command = run_sh(&settings, &["--keep"]);
-    let status_code = common::output(command.stdout(file)).status.code();
-    let said = fs::read_to_string(said).expect("a file");
+    let (status_code, said, _) = run(&mut run_sh(&settings, &["--keep"]));
     assert_eq!(status_code, Some(0), "{said}");
 
     let after = |text: &str| said.rsplit(text).next().expect(text).trim();
@@ -305,4 +301,25 @@ fn a_failed_request_fails_the_run() {
         assert_eq!(heard, program == panics, "{said}");
         assert_clean(&command, &said);
     }
+}
+
+// ----- on a terminal ---------------------------------------------------------
+
+/// What the tests below rely on.
+#[test]
+fn a_terminal_has_a_size_keys_and_settings() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "stty size; trap 'exit 7' INT; read -r a; stty -echo"]);
+    let sh = Terminal::start(&command, 40, 12);
+    sh.wait_until("size", |said| said.contains("12 40\r\n"));
+    assert!(sh.is_sane());
+    sh.press("a\r");
+    assert_eq!((sh.exit_status(), sh.is_sane()), (0, false));
+    assert_eq!(sh.printed(), "12 40\r\na\r\n");
+
+    let sh = Terminal::start(&command, 40, 12);
+    sh.wait_until("size", |said| said.contains("12 40\r\n"));
+    sh.press("\x03");
+    assert_eq!((sh.exit_status(), sh.is_sane()), (7, true), "{IGNORED}");
+    assert_eq!(sh.printed(), "12 40\r\n^C");
 }

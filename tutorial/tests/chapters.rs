@@ -7,30 +7,17 @@
 
 mod common;
 
-use common::chapter::{Numbered, Part, apply, parts, prose, read, words};
-use common::{ROOT, Server};
+use common::chapter::{
+    Change, Numbered, Part, ROOT, apply, changes, chapters, links, parts,
+    prose, read, words,
+};
+use common::engine::Workshop;
+use common::{skip, thorough};
 use std::fs;
 use std::io::{Write, stderr};
-use std::os::unix::{fs::symlink, process::CommandExt};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::ptr;
 use std::sync::LazyLock;
-
-// ----- the chapters ----------------------------------------------------------
-
-/// The links in a text: what stands before `](`, and the target.
-fn links(text: &str) -> Vec<(&str, &str)> {
-    let ends = text.match_indices("](").map(|(end, _)| end);
-    let link = |end| Some((&text[..end], text[end + 2..].split_once(')')?.0));
-    ends.filter_map(link).collect()
-}
-
-/// The paths of the chapters, as SUMMARY.md has them.
-fn chapters() -> Vec<String> {
-    let summary = words("tutorial/SUMMARY.md");
-    let links = links(&summary).into_iter();
-    links.map(|(_, target)| format!("tutorial/{target}")).collect()
-}
 
 static PARTS: LazyLock<Vec<Part>> = LazyLock::new(|| {
     let all = || chapters().iter().flat_map(|p| parts(p)).collect::<Vec<_>>();
@@ -106,12 +93,18 @@ fn listings(parts: &[Part], listed: Listed) -> Vec<Numbered> {
     links
 }
 
+/// The lines with wrong numbers, the last of a file first.
 fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
     let listed = [RUST, PYTHON, NGINX].map(|file| listings(parts, file));
     let mut all = listed.concat();
-    let diffs = parts.iter().filter(|part| part.kind == "diff");
-    all.extend(diffs.flat_map(|diff| apply(diff).1));
-    all.retain(|(path, i, right)| read(path).lines().nth(*i) != Some(right));
+    for diff in parts.iter().filter(|part| part.kind == "diff") {
+        let (_, numbers) = apply(diff).unwrap_or_else(|why| panic!("{why}"));
+        all.extend(numbers);
+    }
+    let is_right =
+        |(path, i, right): &Numbered| read(path).lines().nth(*i) == Some(right);
+    all.retain(|it| !is_right(it));
+    all.sort_by(|a, b| b.cmp(a));
     all
 }
 
@@ -131,290 +124,50 @@ fn the_line_numbers_of_listings_and_diffs_are_right() {
     assert!(wrong.is_empty(), "\n{wrong}RENUMBER=1 corrects this");
 }
 
-// ----- console blocks --------------------------------------------------------
+// ----- console blocks and changes --------------------------------------------
 
-/// Runs a command in a folder. Returns its stdout and stderr.
-fn run(command: &str, folder: &Path) -> [String; 2] {
-    let output = common::output(&mut bash(command, folder));
-    [output.stdout, output.stderr]
-        .map(|text| String::from_utf8_lossy(&text).into_owned())
+static WORKSHOP: LazyLock<Workshop> = LazyLock::new(|| {
+    // What is shown, libtest prints if the test fails.
+    Workshop::new("tmp", thorough(), |line| eprintln!("{line}"))
+});
+
+#[track_caller]
+fn assert_right(wrong: &[String]) {
+    let all = wrong.join("\n\n");
+    assert!(wrong.is_empty(), "\nchapters and runs differ:\n\n{all}\n");
 }
 
-/// The command, with nothing set that could change what it prints.
-fn bash(command: &str, folder: &Path) -> Command {
-    let mut bash = Command::new("bash");
-    for name in ["HOST", "SLEEP", "WORKERS", "REQUESTS", "RUST_BACKTRACE"] {
-        bash.env_remove(name);
+#[test]
+fn the_console_blocks_are_what_the_commands_print() {
+    let changes = changes(&PARTS);
+    let is_below = |part: &Part| {
+        let below = |it: &Change| it.below.iter().any(|p| ptr::eq(p, part));
+        changes.iter().any(below)
+    };
+    let mut wrong = Vec::new();
+    for part in PARTS.iter().filter(|part| part.kind == "console") {
+        if !is_below(part) {
+            let main = read(RUST[0]);
+            let copy =
+                WORKSHOP.copy(&PARTS, [&part.path, "as-it-is", ""], &main);
+            wrong.extend(copy.and_then(|it| WORKSHOP.run(part, &it)));
+        }
     }
-    if !common::thorough() {
-        bash.env("CARGO_NET_OFFLINE", "true");
-    }
-    bash.envs([("PORT", "0"), ("TMPDIR", "/tmp"), ("no_proxy", "*")])
-        .env("CARGO_TERM_COLOR", "never")
-        .env("CARGO_TARGET_DIR", target(folder))
-        .current_dir(folder);
-    bash.args(["-c", command]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    bash
+    assert_right(&wrong.concat());
 }
 
-/// Where cargo builds what is in a folder: a copy of the project where the
-/// project is built, since its dependencies are there already.
-fn target(folder: &Path) -> PathBuf {
-    if folder.starts_with(fresh()) {
-        return fresh().join("target");
-    }
-    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("")
-}
-
-/// A line without what differs from run to run: times, ports, which request.
-fn shape(line: &str) -> String {
-    if line.starts_with("HTTP/") {
-        return line.trim().to_owned();
-    }
-    let only =
-        |word: &str, signs: &str| word.chars().all(|c| signs.contains(c));
-    let words: Vec<_> = line.split_whitespace().collect();
-    let is_bar = words.len() > 3 && only(words[1], ".#x");
-    let shapes = words.iter().enumerate().map(|(i, word)| {
-        let count = |sign: char| word.matches(sign).count();
-        if word.starts_with("/tmp/") {
-            "P".to_owned()
-        } else if is_bar && i == 1 {
-            // A request that is sent late seems to wait for some columns.
-            let waited = 2 * count('.') > count('#');
-            if count('x') > 0 {
-                "x"
-            } else if waited {
-                ".#"
-            } else {
-                "#"
-            }
-            .to_owned()
-        } else if word.starts_with("error[")
-            || (only(word, "0123456789") && !(is_bar && i == 0))
-        {
-            (*word).to_owned()
+#[test]
+fn each_change_builds_and_does_what_its_chapter_says() {
+    let mut wrong = Vec::new();
+    for change in changes(&PARTS) {
+        if change.adds.is_empty() || thorough() {
+            let it = WORKSHOP.try_out(&PARTS, &change);
+            wrong.extend(it.unwrap_or_else(|why| vec![why]));
         } else {
-            let mut shape = word.replace(|c: char| c.is_ascii_digit(), "N");
-            while shape.contains("NN") || shape.contains("N.N") {
-                shape = shape.replace("NN", "N").replace("N.N", "N");
-            }
-            shape
-        }
-    });
-    let shape = shapes.collect::<Vec<_>>().join(" ");
-    if shape.starts_with("date: ") { "date: D".to_owned() } else { shape }
-}
-
-fn shapes(text: &str, sorted: bool) -> Vec<String> {
-    let mut lines: Vec<_> = text.lines().map(shape).collect();
-    lines.retain(|line| !line.is_empty());
-    if sorted {
-        lines.sort();
-    }
-    lines
-}
-
-/// What differs first. In `told`, `...` stands for any lines, and with `gaps`
-/// there may be others between any two.
-fn difference(told: &[String], real: &[String], gaps: bool) -> Option<String> {
-    // How many lines of `real` those up to here may stand for.
-    let mut used = vec![0];
-    for line in told {
-        if gaps || line == "..." {
-            used = (used[0]..=real.len()).collect();
-        }
-        if line != "..." {
-            let next = real.get(used[0]).filter(|_| !gaps);
-            let next = next.map_or("(no such line)", String::as_str);
-            used.retain(|n| real.get(*n) == Some(line));
-            used.iter_mut().for_each(|n| *n += 1);
-            if used.is_empty() {
-                return Some(format!("told:    {line}\nprinted: {next}"));
-            }
+            skip("SKIP_NOTHING=1: a recipe with other crates");
         }
     }
-    let more = !gaps && !used.contains(&real.len());
-    more.then(|| format!("told:    (no more)\nprinted: {}", real[used[0]]))
-}
-
-/// How many jobs started, how many ended, and how many ran at once at most.
-fn jobs(text: &str) -> [usize; 3] {
-    let (mut going, mut done, mut peak) = (0, 0, 0);
-    for line in text.lines() {
-        going += usize::from(line.starts_with("going to sleep"));
-        done += usize::from(line.starts_with("done sleeping"));
-        peak = peak.max(going - done);
-    }
-    [going, done, peak]
-}
-
-/// Runs a command and says what is wrong with what a chapter tells of it.
-fn check(command: &str, told: &str, folder: &Path) -> Option<String> {
-    if command.starts_with("tutorial/measure") {
-        return None; // It takes minutes. `tutorial/measure --check` looks at it.
-    }
-    let never = ["git", "cd", "mdbook", "pip", "python3", "test", "--keep"];
-    if command.split(' ').any(|word| never.contains(&word)) {
-        return Some("no test can run this: put it in ```sh".to_owned());
-    }
-    let builds = ["cargo build", "cargo check"];
-    let is_build = builds.iter().any(|build| command.starts_with(build));
-    let is_burst = command.ends_with("./run.sh");
-    let is_part = told.lines().any(|line| line == "...");
-    // A machine that is busy sends requests late, and draws other bars.
-    let mut tries = if command.contains("./run.sh") { 5 } else { 1 };
-    loop {
-        tries -= 1;
-        let [out, err] = run(command, folder);
-        let printed = shapes(if is_build { &err } else { &out }, is_burst);
-        let gaps = is_build || is_burst && is_part;
-        let mut wrong = difference(&shapes(told, is_burst), &printed, gaps);
-        let (told, printed) = (jobs(told), jobs(&out));
-        if is_burst && !is_part && told != printed {
-            tries = 0;
-            wrong = Some(format!(
-                "jobs started, ended, at once\ntold:    {told:?}\n\
-                 printed: {printed:?}"
-            ));
-        }
-        let why = wrong?;
-        if tries == 0 {
-            return Some(format!("{why}\nAll of it:\n{out}\n{err}"));
-        }
-    }
-}
-
-/// A server, and all that its command has started besides. Killed at the end.
-struct Group(Server);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        common::signal("KILL", &format!("-{}", self.0.child.id()));
-    }
-}
-
-/// Runs the commands of a block. Says what is wrong, and how often.
-///
-/// Commands that end in `&` come first. They are servers, which the others ask.
-/// Where there is none, they ask one that sleeps a tenth of a second.
-fn check_all(console: &Part, folder: &Path) -> usize {
-    let (mut wrong, mut i) = (0, 0);
-    let [port, second] = [(); 2].map(|()| common::free_port().to_string());
-    let (mut servers, mut asks) = (Vec::new(), false);
-    let start = |command: &str| {
-        let mut bash = bash(command, folder);
-        Group(Server::spawn(bash.env("PORT", &port).process_group(0)))
-    };
-    for lines in console.lines.chunk_by(|_, next| !next.starts_with("$ ")) {
-        let at = console.at(i);
-        i += lines.len();
-        assert!(lines[0].starts_with("$ "), "{at}: no `$ COMMAND`");
-        let goes_on = |line: &&String| line.ends_with('\\');
-        let more = lines.iter().take_while(goes_on).count();
-        let command = lines[..=more].join("\n")[2..].to_owned();
-        let told = lines[more + 1..].join("\n");
-        let command = command.replace("8888", &port).replace("8889", &second);
-        if servers.is_empty() && !asks {
-            asks = command.ends_with(" &") || command.contains(&port);
-            if asks {
-                run("cargo build", folder);
-            }
-            if asks && !command.ends_with(" &") {
-                let server = start("SLEEP=0.1 cargo run --quiet");
-                servers.push((at.clone(), String::new(), server));
-            }
-        }
-        if let Some(command) = command.strip_suffix(" &") {
-            servers.push((at, told, start(command)));
-        } else if let Some(why) = check(&command, &told, folder) {
-            eprintln!("{at}: $ {command}\n{why}\n");
-            wrong += 1;
-        }
-    }
-    for (at, told, Group(server)) in &servers {
-        let said = shapes(&(server.stdout() + &server.stderr()), true);
-        let told = shapes(told, true);
-        let gaps = told.is_empty() || told.iter().any(|line| line == "...");
-        if let Some(why) = difference(&told, &said, gaps) {
-            eprintln!("{at}: {why}\nAll that the server said:\n{said:#?}\n");
-            wrong += 1;
-        }
-    }
-    wrong
-}
-
-/// A chapter whose diffs are for a crate that it tells how to make.
-const FRESH: &str = "tutorial/12-make-it-yours.md";
-
-#[test]
-fn the_console_blocks_are_what_the_commands_print_with_and_without_the_diffs() {
-    let (mut wrong, mut diffs, mut folder) = (0, 0, PathBuf::from(ROOT));
-    for (part, next) in PARTS.iter().zip(1..) {
-        if part.has_heading() {
-            folder = ROOT.into();
-        } else if part.path == FRESH {
-            // The next test is for these.
-        } else if part.kind == "console" {
-            wrong += check_all(part, &folder);
-        } else if part.kind == "diff" {
-            diffs += 1;
-            folder = common::make(&format!("changed-{diffs}"), &apply(part).0);
-            let holds = |p: &&Part| !p.has_heading() && p.kind != "diff";
-            let mut below = PARTS[next..].iter().take_while(holds);
-            if below.all(|part| part.kind != "console") {
-                let [_, said] = run("cargo build", &folder);
-                if said.contains("error") || said.contains("warning") {
-                    let at = part.at(0);
-                    eprintln!("{at}: no console block says that:\n{said}\n");
-                    wrong += 1;
-                }
-            }
-        }
-    }
-    assert_eq!(wrong, 0, "chapters and runs differ that often, see above");
-}
-
-/// The first block of shell commands makes the crate. One further down adds
-/// the crates that a recipe needs besides: that may take the network.
-#[test]
-fn the_recipes_work_in_a_fresh_crate() {
-    let parts = || PARTS.iter().filter(|part| part.path == FRESH);
-    let is_new = |part: &&Part| part.lines.join(" ").contains("cargo new");
-    let new = parts().find(is_new).expect("it is made").lines.join("\n");
-    // Always the same folder and name: to cargo it is one crate, being edited.
-    let folder = fresh().join("my-server");
-    let make = |adds: &str, main: &str| {
-        fs::create_dir_all(fresh()).expect("a folder");
-        symlink(ROOT, fresh().join("threaded-tokio")).ok();
-        fs::remove_dir_all(&folder).ok();
-        run(&format!("set -e\n{new}"), &fresh());
-        let [_, said] = run(&format!("set -e\n{adds}"), &folder);
-        fs::write(folder.join("src/main.rs"), main).expect(&said);
-    };
-    make("", &read(RUST[0]));
-    let (mut wrong, mut adds, mut skipped) = (0, String::new(), false);
-    for part in parts() {
-        if part.has_heading() {
-            (adds, skipped) = (String::new(), false);
-        } else if part.kind == "sh" && !is_new(&part) {
-            adds = part.lines.join("\n");
-        } else if part.kind == "diff" {
-            skipped = !adds.is_empty() && !common::thorough();
-            if skipped {
-                common::skip("SKIP_NOTHING=1: a recipe with other crates");
-            } else {
-                make(&adds, &apply(part).0);
-            }
-        } else if part.kind == "console" && !skipped {
-            wrong += check_all(part, &folder);
-        }
-    }
-    assert_eq!(wrong, 0, "chapter and runs differ that often, see above");
-}
-
-fn fresh() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("fresh")
+    assert_right(&wrong);
 }
 
 // ----- links, the last table, marks ------------------------------------------

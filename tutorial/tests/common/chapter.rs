@@ -1,10 +1,12 @@
-//! A chapter taken apart: its prose, its blocks, and its diffs of main.rs.
+//! A chapter taken apart: its prose, its blocks, and its changes of main.rs.
 
-use super::ROOT;
 use std::fs;
 use std::path::Path;
 
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
 /// What stands between ``` and ``` in a text, or between two such blocks.
+#[derive(Clone)]
 pub struct Part {
     pub path: String,
     /// What the block's first line says: `rust`, `console`. Or else `prose`.
@@ -20,8 +22,10 @@ impl Part {
         format!("{}:{}", self.path, self.start + index + 1)
     }
 
-    pub fn has_heading(&self) -> bool {
-        self.kind == "prose" && self.lines.iter().any(|l| l.starts_with('#'))
+    /// The last heading in it.
+    pub fn heading(&self) -> Option<&str> {
+        let mut lines = self.lines.iter().filter(|_| self.kind == "prose");
+        lines.rfind(|line| line.starts_with('#')).map(String::as_str)
     }
 }
 
@@ -60,16 +64,32 @@ pub fn words(path: &str) -> String {
     lines.join("\n").split('`').step_by(2).collect()
 }
 
+/// The links in a text: what stands before `](`, and the target.
+pub fn links(text: &str) -> Vec<(&str, &str)> {
+    let ends = text.match_indices("](").map(|(end, _)| end);
+    let link = |end| Some((&text[..end], text[end + 2..].split_once(')')?.0));
+    ends.filter_map(link).collect()
+}
+
+/// The paths of the chapters, as SUMMARY.md has them.
+pub fn chapters() -> Vec<String> {
+    let summary = words("tutorial/SUMMARY.md");
+    let links = links(&summary).into_iter();
+    links.map(|(_, target)| format!("tutorial/{target}")).collect()
+}
+
+// ----- diffs -----------------------------------------------------------------
+
 /// A line with the right numbers: its file, its index, and how it must read.
 pub type Numbered = (String, usize, String);
 
 /// Applies a diff wherever its lines stand in main.rs. Returns the changed
 /// main.rs, and the lines with `@@`.
-pub fn apply(diff: &Part) -> (String, Vec<Numbered>) {
+pub fn apply(diff: &Part) -> Result<(String, Vec<Numbered>), String> {
     let head = "--- a/src/main.rs\n+++ b/src/main.rs\n@@";
-    let is_diff = diff.lines.join("\n").starts_with(head);
-    assert!(is_diff, "{}: a diff begins with\n{head}", diff.at(0));
-
+    if !diff.lines.join("\n").starts_with(head) {
+        return Err(format!("{}: a diff begins with\n{head}", diff.at(0)));
+    }
     let main = read("src/main.rs");
     let main: Vec<_> = main.lines().collect();
     let (mut changed, mut numbers) = (Vec::new(), Vec::new());
@@ -81,17 +101,21 @@ pub fn apply(diff: &Part) -> (String, Vec<Numbered>) {
             lines.map(|line| line.get(1..).unwrap_or_default()).collect()
         };
         let (old, new) = (without('+'), without('-'));
-        let ends = !hunk[hunk.len() - 1].starts_with(['+', '-']);
-        assert!(ends, "{at}: end with a line that stays, for `git apply`");
+        if hunk[hunk.len() - 1].starts_with(['+', '-']) {
+            return Err(format!(
+                "{at}: `git apply` wants a last line that stays"
+            ));
+        }
         let is_old = |i: &usize| main[*i..].starts_with(&old);
         let found: Vec<_> = (0..main.len()).filter(is_old).collect();
-        assert!(
-            found.len() == 1 && found[0] >= used,
-            "{at}: these lines stand in main.rs {} times. They must stand \
-             there once, and below those of the hunk before:\n{}",
-            found.len(),
-            old.join("\n")
-        );
+        if found.len() != 1 || found[0] < used {
+            return Err(format!(
+                "{at}: these lines must stand in src/main.rs once, below those \
+                 of the hunk before. They stand there {} times:\n{}",
+                found.len(),
+                old.join("\n")
+            ));
+        }
         changed.extend(&main[used..found[0]]);
         let tail = hunk[0].splitn(3, "@@").nth(2).unwrap_or_default();
         let (line, new_line) = (found[0] + 1, changed.len() + 1);
@@ -103,5 +127,115 @@ pub fn apply(diff: &Part) -> (String, Vec<Numbered>) {
         i += hunk.len();
     }
     changed.extend(&main[used..]);
-    (changed.join("\n") + "\n", numbers)
+    Ok((changed.join("\n") + "\n", numbers))
+}
+
+// ----- changes ---------------------------------------------------------------
+
+/// A change of main.rs that a chapter asks for.
+///
+/// Below its diff stands the command that runs it, in a block of its own. A
+/// diff that was shown before is not repeated: its command names that change.
+pub struct Change<'a> {
+    /// Chapter and place: `2.1`.
+    pub number: String,
+    pub path: &'a str,
+    pub heading: &'a str,
+    pub diff: &'a Part,
+    /// The block with its command, once somebody has numbered it.
+    pub command: Option<&'a Part>,
+    /// The commands that add the crates it needs.
+    pub adds: String,
+    /// What stands above it since the block before.
+    pub above: &'a Part,
+    /// What stands below it until the next heading or change.
+    pub below: &'a [Part],
+}
+
+/// How the command begins that runs a change.
+pub const TRY: &str = "tutorial/try ";
+
+/// The number at the start of what stands behind `TRY`, or nothing.
+pub fn number(behind: &str) -> &str {
+    let is_part = |c: char| c.is_ascii_digit() || c == '.';
+    let end = behind.find(|c| !is_part(c)).unwrap_or(behind.len());
+    behind[..end].trim_end_matches('.')
+}
+
+/// The numbers in a block that is one such command.
+pub fn numbers(part: &Part) -> Vec<&str> {
+    match &part.lines[..] {
+        [line] if part.kind == "sh" && line.starts_with(TRY) => {
+            line.split(TRY).skip(1).map(number).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+pub fn changes(parts: &[Part]) -> Vec<Change<'_>> {
+    let begins = |part: &Part| part.kind == "diff" || numbers(part).len() == 2;
+    let mut changes = Vec::<Change>::new();
+    let (mut path, mut place) = ("", 0);
+    let (mut heading, mut adds) = ("", String::new());
+    for (i, part) in parts.iter().enumerate() {
+        if part.path != path {
+            (path, place) = (&part.path, 0);
+        }
+        if let Some(line) = part.heading() {
+            heading = line.trim_start_matches(['#', ' ']);
+            adds.clear();
+        } else if part.kind == "sh" && numbers(part).is_empty() {
+            adds = part.lines.join("\n");
+        } else if begins(part) {
+            place += 1;
+            let digits = path.trim_matches(|c: char| !c.is_ascii_digit());
+            let (diff, command) = match numbers(part)[..] {
+                [_, before] => {
+                    let is_it = |c: &&Change| c.has_number(before);
+                    let same = changes.iter().find(is_it);
+                    let none = || panic!("{}: no such change", part.at(0));
+                    (same.unwrap_or_else(none).diff, Some(part))
+                }
+                _ => {
+                    let next = parts.get(i + 2);
+                    (part, next.filter(|it| numbers(it).len() == 1))
+                }
+            };
+            let ends = |part: &Part| part.heading().is_some() || begins(part);
+            let below = &parts[i + 1..];
+            let end = below.iter().position(ends).unwrap_or(below.len());
+            changes.push(Change {
+                number: format!("{}.{place}", digits.trim_start_matches('0')),
+                path,
+                heading,
+                diff,
+                command,
+                adds: adds.clone(),
+                above: &parts[i - 1],
+                below: &below[..end],
+            });
+        }
+    }
+    changes
+}
+
+impl Change<'_> {
+    /// The blocks that are run with it. If there is none, it builds, and the
+    /// compiler has nothing to say.
+    pub fn consoles(&self) -> Vec<Part> {
+        let is_console = |part: &&Part| part.kind == "console";
+        let below = self.below.iter().filter(is_console).cloned();
+        let builds = Part {
+            kind: "console".to_owned(),
+            lines: vec!["$ cargo build --quiet".to_owned()],
+            ..self.diff.clone()
+        };
+        let blocks: Vec<_> = below.collect();
+        if blocks.is_empty() { vec![builds] } else { blocks }
+    }
+
+    /// Whether that number stands beside it, be it right or not.
+    pub fn has_number(&self, number: &str) -> bool {
+        self.command.is_some_and(|part| numbers(part)[0] == number)
+    }
 }

@@ -1,28 +1,35 @@
 //! What the tests share: a server of their own on a free port, requests, and
 //! waiting that ends.
-#![allow(dead_code, reason = "each test file uses a part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file uses a part of this"
+)]
 
 pub mod chapter;
+pub mod engine;
+pub mod terminal;
 
+pub use chapter::ROOT;
 use chapter::{apply, parts, read};
+pub use engine::free_port;
+use engine::{make, target};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread::{self, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_threaded-tokio");
-pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// How long a test waits for what must happen. Long, so that only a server
 /// that never does it fails: the machine may be busy.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(180);
 
 /// Whether each test must be run, whatever it takes.
 pub fn thorough() -> bool {
@@ -76,40 +83,14 @@ pub fn find(tool: &str) -> Option<PathBuf> {
     found
 }
 
-/// A free port of 127.0.0.1, below those that the system hands out by itself:
-/// it stays free until it is used, and while its server is started anew.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let ports = std::iter::repeat_with(|| {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let number = std::process::id() as usize * 64 + number;
-        20_000 + u16::try_from(number % 10_000).expect("it is less")
-    });
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    ports.take(9_999).find(is_free).expect("a free port")
-}
-
-/// What a command prints. It and all that it starts are killed if that takes
-/// more than three minutes, and the test fails.
+/// What a command prints. It must end by itself.
 #[track_caller]
 pub fn output(command: &mut Command) -> Output {
-    let child = command.process_group(0).stdin(Stdio::null()).spawn();
-    let child = child.expect("it starts");
-    let group = format!("-{}", child.id());
-    let (ended, end) = channel::<()>();
-    let watch = thread::spawn(move || {
-        let end = end.recv_timeout(Duration::from_secs(180));
-        let late = end == Err(RecvTimeoutError::Timeout);
-        if late {
-            signal("KILL", &group);
-        }
-        late
-    });
-    let output = child.wait_with_output().expect("it is our child");
-    drop(ended);
-    let late = watch.join().expect("the late are killed");
-    assert!(!late, "{command:?}: not at its end after three minutes");
-    output
+    let mut run = Server::launch(command.process_group(0), None, None);
+    run.exit_status();
+    let status = run.child.wait().expect("it is our child");
+    let [stdout, stderr] = [run.stdout(), run.stderr()].map(String::into_bytes);
+    Output { status, stdout, stderr }
 }
 
 /// The exit status of a process that must end by itself.
@@ -381,36 +362,10 @@ pub fn answered(flood: Vec<Child>) -> usize {
 
 // ----- changed copies of the program -----------------------------------------
 
-/// Makes a copy of the project with another main.rs. Returns its folder, which
-/// is always the same for a name, since cargo compares ages. What is as it was
-/// keeps its age, and need not be built again.
-pub fn make(name: &str, main: &str) -> PathBuf {
-    // A name that sorts as the project's does: Cargo.lock is in that order.
-    let name = format!("threaded-tokio-{name}");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
-    fs::create_dir_all(folder.join("src")).expect("a folder");
-    let toml = read("Cargo.toml");
-    let sections = toml.split("\n[").filter(|s| !s.starts_with("[test]]"));
-    let toml = sections.collect::<Vec<_>>().join("\n[") + "\n[workspace]\n";
-    for (file, text) in [
-        ("Cargo.toml", toml.replace("threaded-tokio", &name)),
-        ("Cargo.lock", read("Cargo.lock").replace("threaded-tokio", &name)),
-        ("src/main.rs", main.to_owned()),
-    ] {
-        let file = folder.join(file);
-        if fs::read_to_string(&file).ok().as_ref() != Some(&text) {
-            fs::write(file, text).expect("a file");
-        }
-    }
-    fs::copy(format!("{ROOT}/run.sh"), folder.join("run.sh")).expect("run.sh");
-    folder
-}
-
-/// Makes such a copy and builds it. Returns the path of its program.
+/// Builds a copy with another main.rs. Returns the path of its program.
 #[track_caller]
 pub fn build(name: &str, main: &str) -> PathBuf {
-    let folder = make(name, main);
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("");
+    let (folder, target) = (make(&target().join("tmp"), name, main), target());
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--offline", "--target-dir"]).arg(&target);
     let build = cargo.current_dir(&folder).output().expect("cargo runs");
@@ -435,7 +390,7 @@ pub fn build_diff(name: &str, path: &str, heading: &str) -> PathBuf {
     });
     let diff = below.find(|part| part.kind == "diff");
     let diff = diff.unwrap_or_else(|| panic!("{path}: {heading}: no diff"));
-    build(name, &apply(&diff).0)
+    build(name, &apply(&diff).expect("it applies").0)
 }
 
 /// A copy of the program whose core panics once if there is a file `BREAK`,
