@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    BINARY, GET, Server, answered, build_changed, fetch, flood,
-    free_port, gated, obedient, read_to_close, scratch, status, wait_until,
+    BINARY, GET, Server, answered, build_changed, fetch, flood, free_port,
+    gated, obedient, read_to_close, scratch, status, wait_until,
 };
 use std::fs::{self, File};
 use std::io::{self, Read};
