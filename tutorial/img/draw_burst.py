@@ -12,7 +12,7 @@ on the workers. That needs a MainHandler::get which calls core.get itself:
 
 import re
 import sys
-from svg import rect, show, svg, text
+from svg import in_time, rect, show, svg, text
 
 LEFT, LANE, ROW, BAR = 136, 594, 27, 23
 
@@ -29,21 +29,24 @@ end = max(float(last[2]), 0.01)
 # run.sh knows when each request was answered. It slept until then, and waited
 # before. Which worker had it, nobody knows: here, the one that was free first.
 free = [0.0] * (1 if blocked else workers)
-waits, sleeps = [], []  # request, lane, begin and end of each bar
+waits, sleeps = [], []  # request, begin, end and lane of each bar
 for request, answered in answers:
     lane = free.index(min(free))
     begin = max(float(answered) - sleep, free[lane])
     free[lane] = float(answered)
-    sleeps.append((request, lane, begin, free[lane]))
+    sleeps.append((request, begin, free[lane], lane))
     if begin > end / 100:
-        waits.append((request, len(waits), 0.0, begin))
+        waits.append((request, 0.0, begin, len(waits)))
 
 
 def place(seconds):
     return LEFT + seconds / end * LANE
 
 
-# Draws a heading, a lane for each name, and bars on them. Returns where it ends.
+drawn = []  # the bars, which come last: they appear in time
+
+
+# Draws a heading and a lane for each name. Returns where it ends.
 def section(y, kind, heading, names, bars):
     rect(LEFT, y + 9, 18, 18, kind)
     text(LEFT + 26, y + 18, heading, 'heading')
@@ -51,10 +54,7 @@ def section(y, kind, heading, names, bars):
     for n, name in enumerate(names):
         rect(LEFT, y + n * ROW, LANE, BAR, 'lane')
         text(LEFT - 10, y + n * ROW + BAR / 2, name, 'right')
-    for request, lane, begin, to in bars:
-        x, width, top = place(begin), place(to) - place(begin), y + lane * ROW
-        rect(x + 0.5, top, width - 1, BAR, kind)
-        text(x + width / 2, top + BAR / 2, request, f'middle on-{kind}')
+    drawn.extend((y + lane * ROW, kind, *bar) for *bar, lane in bars)
     return y + len(names) * ROW
 
 
@@ -72,6 +72,13 @@ step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 50, 500, 5000, 1e6) if end /
 for n in range(int(end / step) + 1):
     svg.append(f'<path d="M{place(n * step):.1f} {y}v8" class="tick"/>')
     text(place(n * step), y + 24, f'{n * step:g}' if n else '0 s', 'middle')
+
+start = len(svg)
+for top, kind, request, begin, to in drawn:
+    x, width = place(begin), place(to) - place(begin)
+    rect(x + 0.5, top, width - 1, BAR, kind)
+    text(x + width / 2, top + BAR / 2, request, f'middle on-{kind}')
+in_time(start, LEFT, LANE, y, seconds=8)
 
 if blocked:
     title = f'{count} requests at once, on a blocked loop'

@@ -18,6 +18,23 @@ text.on-sleep { fill: #fff } text.on-wait { fill: #2d2f33 }
 }
 '''
 
+# What is in this group appears as time goes by: the clip opens from the left,
+# with a line at its edge. It plays, rests on the finished picture, and plays
+# again, since nobody may be there the first time. In print, and for those who
+# want no motion, it is finished.
+MOTION = '''
+.now {{ fill: #c0392b; opacity: 0 }}
+@media screen and (prefers-reduced-motion: no-preference) {{
+  #past rect {{ transform-origin: {left}px 0; animation: past {cycle}s linear infinite }}
+  .now {{ animation: now {cycle}s linear infinite }}
+}}
+@keyframes past {{ 0% {{ transform: scaleX(0) }} {played}%, 100% {{ transform: none }} }}
+@keyframes now {{
+  0% {{ opacity: 1 }} {played}% {{ opacity: 1; transform: translateX({width}px) }}
+  {gone}%, 100% {{ opacity: 0; transform: translateX({width}px) }}
+}}
+'''
+
 svg = []  # its elements, as they are drawn
 
 
@@ -28,6 +45,17 @@ def text(x, y, words, kind):
 def rect(x, y, width, height, kind):
     svg.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 1):.1f}" '
                f'height="{height}" rx="3" class="{kind}"/>')
+
+
+# Lets what was drawn since `start` appear from `left` to `left + width`, in as
+# many seconds as are to be played.
+def in_time(start, left, width, height, seconds, rest=12):
+    played = 100 * seconds / (seconds + rest)
+    style = MOTION.format(left=left, width=width, cycle=f'{seconds + rest:g}',
+                          played=f'{played:.1f}', gone=f'{played + 1:.1f}')
+    svg.insert(start, f'<style>{style}</style>\n<clipPath id="past"><rect x="{left}" '
+               f'width="{width}" height="{height}"/></clipPath>\n<g clip-path="url(#past)">')
+    svg.append(f'</g>\n<rect x="{left}" y="46" width="2" height="{height - 46}" class="now"/>')
 
 
 # Prints the picture. The title and the description are for those who don't see it.

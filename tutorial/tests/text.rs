@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::chapter::{parts, read};
+use common::chapter::{links, parts, read};
 use common::{ROOT, Server, build, fetch, scratch};
 use std::fs;
 use std::process::Command;
@@ -60,6 +60,32 @@ fn each_chapter_that_main_rs_names_is_there() {
     let named: Vec<_> = words.filter(|w| w.starts_with("tutorial/")).collect();
     assert_eq!(named.len(), 8, "one for each section: {named:?}");
     named.into_iter().for_each(|path| drop(read(path)));
+}
+
+/// Part 1 is to be read in one go. What counts is prose and blocks: not links
+/// to listings, pictures, or the tables of the last chapter, for looking up.
+#[test]
+fn the_translation_is_no_longer_than_it_says() {
+    let summary = read("tutorial/SUMMARY.md");
+    let part = summary.split("\n# ").find(|it| it.starts_with("The trans"));
+    let (mut words, mut lines) = (0, 0);
+    for (_, file) in links(part.expect("part 1")) {
+        for part in parts(&format!("tutorial/{file}")) {
+            if part.kind != "prose" {
+                lines += part.lines.len();
+                continue;
+            }
+            let is_looked_up = |line: &&String| {
+                let is_table =
+                    line.starts_with('|') && file.contains("line-by");
+                let is_link = line.starts_with('[') && line.ends_with(')');
+                is_table || is_link || line.starts_with(['<', '!'])
+            };
+            let read = part.lines.iter().filter(|line| !is_looked_up(line));
+            words += read.flat_map(|line| line.split_whitespace()).count();
+        }
+    }
+    assert!(words <= 6_000 && lines <= 650, "{words} words, {lines} lines");
 }
 
 #[test]
