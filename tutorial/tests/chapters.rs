@@ -8,8 +8,8 @@
 mod common;
 
 use common::chapter::{
-    Change, Numbered, Part, ROOT, apply, changes, chapters, links, parts,
-    prose, read, words,
+    Change, Numbered, Part, ROOT, TRY, apply, changes, chapters, links, number,
+    parts, prose, read, words,
 };
 use common::engine::Workshop;
 use common::{skip, thorough};
@@ -106,10 +106,43 @@ fn listings(parts: &[Part], listed: Listed) -> Vec<Numbered> {
     links
 }
 
+/// The commands that run the changes: one beside each, and those in the texts.
+fn commands(parts: &[Part]) -> Vec<Numbered> {
+    let (changes, mut commands) = (changes(parts), Vec::new());
+    for Change { diff, number, .. } in
+        changes.iter().filter(|change| change.command.is_none())
+    {
+        let block = format!("```\n\n```sh\n{TRY}{number}\n```");
+        let end = diff.start + diff.lines.len();
+        commands.push((diff.path.clone(), end, block));
+    }
+    for part in parts {
+        let is_its =
+            |it: &&Change| it.command.is_some_and(|p| ptr::eq(p, part));
+        let mut its = changes.iter().find(is_its);
+        for (i, line) in part.lines.iter().enumerate() {
+            let mut pieces = line.split(TRY);
+            let mut right = pieces.next().unwrap_or_default().to_owned();
+            for piece in pieces {
+                let old = number(piece);
+                let other = || changes.iter().find(|it| it.has_number(old));
+                let new = match its.take().or_else(other) {
+                    None if old.is_empty() => "",
+                    None => panic!("{}: no change has that", part.at(i)),
+                    Some(change) => &change.number,
+                };
+                right += &[TRY, new, &piece[old.len()..]].concat();
+            }
+            commands.push((part.path.clone(), part.start + i, right));
+        }
+    }
+    commands
+}
+
 /// The lines with wrong numbers, the last of a file first.
 fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
     let listed = [RUST, PYTHON, NGINX].map(|file| listings(parts, file));
-    let mut all = listed.concat();
+    let mut all = [listed.concat(), commands(parts)].concat();
     for diff in parts.iter().filter(|part| part.kind == "diff") {
         let (_, numbers) = apply(diff).unwrap_or_else(|why| panic!("{why}"));
         all.extend(numbers);
@@ -174,8 +207,10 @@ fn each_change_builds_and_does_what_its_chapter_says() {
     let mut wrong = Vec::new();
     for change in changes(&PARTS) {
         if change.adds.is_empty() || thorough() {
-            let it = WORKSHOP.try_out(&PARTS, &change);
-            wrong.extend(it.unwrap_or_else(|why| vec![why]));
+            match WORKSHOP.try_out(&PARTS, &change) {
+                Ok((_, not_so)) => wrong.extend(not_so),
+                Err(why) => wrong.push(why),
+            }
         } else {
             skip("SKIP_NOTHING=1: a recipe with other crates");
         }

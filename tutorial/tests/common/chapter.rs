@@ -146,9 +146,9 @@ pub struct Change<'a> {
     pub command: Option<&'a Part>,
     /// The commands that add the crates it needs.
     pub adds: String,
-    /// What stands above it since the block before.
-    pub above: &'a Part,
-    /// What stands below it until the next heading or change.
+    /// The last paragraph above it.
+    pub above: &'a [String],
+    /// What stands below it, up to another change or the end of its section.
     pub below: &'a [Part],
 }
 
@@ -201,9 +201,13 @@ pub fn changes(parts: &[Part]) -> Vec<Change<'_>> {
                     (part, next.filter(|it| numbers(it).len() == 1))
                 }
             };
-            let ends = |part: &Part| part.heading().is_some() || begins(part);
             let below = &parts[i + 1..];
-            let end = below.iter().position(ends).unwrap_or(below.len());
+            let to_next = below.iter().position(begins).unwrap_or(below.len());
+            let has_heading = |part: &Part| part.heading().is_some();
+            let to_heading = below.iter().position(has_heading);
+            let end = to_next.min(to_heading.map_or(below.len(), |n| n + 1));
+            let mut above = parts[i - 1].lines.split(String::is_empty);
+            let above = above.rfind(|it| !it.is_empty()).unwrap_or_default();
             changes.push(Change {
                 number: format!("{}.{place}", digits.trim_start_matches('0')),
                 path,
@@ -211,7 +215,7 @@ pub fn changes(parts: &[Part]) -> Vec<Change<'_>> {
                 diff,
                 command,
                 adds: adds.clone(),
-                above: &parts[i - 1],
+                above,
                 below: &below[..end],
             });
         }

@@ -107,6 +107,11 @@ pub fn target() -> PathBuf {
     program.ancestors().nth(3).expect("target/debug/deps").to_owned()
 }
 
+/// Where the commands of this process have their temporary files.
+pub fn temporary() -> PathBuf {
+    target().join(format!("tmp/tmp-{}", std::process::id()))
+}
+
 /// Makes a copy of the project with another main.rs. Returns its folder, which
 /// is always the same for a name, since cargo compares ages. What is as it was
 /// keeps its age, and need not be built again.
@@ -146,15 +151,18 @@ impl Workshop {
     /// A folder of that name, where cargo builds.
     pub fn new(name: &'static str, online: bool, show: fn(&str)) -> Self {
         let place = target().join(name);
-        fs::create_dir_all(place.join("tmp")).expect("a folder");
+        fs::create_dir_all(&place).expect("a folder");
+        fs::create_dir_all(temporary()).expect("a folder");
         // curl shows its progress where it writes to a pipe.
         fs::write(place.join(".curlrc"), "no-progress-meter").expect("a file");
         // Builds without warnings, and leaves the dependencies as they are.
         let (rustc, mode) =
             (place.join("rustc"), Permissions::from_mode(0o755));
-        fs::write(&rustc, "#!/bin/sh\nexec \"$@\" --cap-lints allow\n")
-            .and_then(|()| fs::set_permissions(rustc, mode))
-            .expect("a script");
+        if !rustc.exists() {
+            let script = "#!/bin/sh\nexec \"$@\" --cap-lints allow\n";
+            fs::write(&rustc, script).expect("a script");
+            fs::set_permissions(&rustc, mode).expect("it is ours");
+        }
         Self { name, place, online, show }
     }
 
@@ -177,7 +185,7 @@ impl Workshop {
             .env("CARGO_NET_OFFLINE", (!self.online).to_string())
             .env("CARGO_TARGET_DIR", target())
             .env("CURL_HOME", &self.place)
-            .env("TMPDIR", self.place.join("tmp"));
+            .env("TMPDIR", temporary());
         bash.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped());
         Running::start(bash.process_group(0), show)
     }
@@ -198,13 +206,13 @@ impl Workshop {
         main: &str,
     ) -> Result<PathBuf, String> {
         let name = format!("{}-{}", self.name, number.replace('.', "-"));
+        let folder = self.place.join(number);
         let own = parts.iter().filter(|part| part.path == path);
         let mut scripts = own.map(|part| part.lines.join("\n"));
         let Some(new) = scripts.find(|it| it.contains("cargo new ")) else {
-            return Ok(make(&self.place, &name, main));
+            return Ok(make(&folder, &name, main));
         };
-        (self.show)("(makes a crate, as the chapter says)");
-        let folder = self.place.join(number);
+        (self.show)("(making a crate, as the chapter says)");
         fs::remove_dir_all(&folder).ok();
         fs::create_dir_all(&folder).expect("a folder");
         symlink(ROOT, folder.join("threaded-tokio")).expect("a link");
@@ -216,13 +224,13 @@ impl Workshop {
         Ok(folder)
     }
 
-    /// Makes a change in a copy and runs the blocks below it. Returns what is
-    /// not as they say, or why they can't be run.
+    /// Makes a change in a copy and runs the blocks below it. Returns the copy
+    /// and what is not as they say, or why they can't be run.
     pub fn try_out(
         &self,
         parts: &[Part],
         change: &Change,
-    ) -> Result<Vec<String>, String> {
+    ) -> Result<(PathBuf, Vec<String>), String> {
         let (main, _) = apply(change.diff)?;
         let names = [change.path, &change.number, &change.adds];
         let folder = self.copy(parts, names, &main)?;
@@ -230,7 +238,7 @@ impl Workshop {
         for console in change.consoles() {
             wrong.extend(self.run(&console, &folder)?);
         }
-        Ok(wrong)
+        Ok((folder, wrong))
     }
 
     /// Runs the commands of a block. Returns what is not as it is told.
@@ -253,7 +261,10 @@ impl Workshop {
         if has("./run.sh") {
             builds += "cargo build --release --locked\n";
         }
-        self.prepare(&builds, folder)?;
+        if !builds.is_empty() {
+            (self.show)("(building)");
+            self.prepare(&builds, folder)?;
+        }
         if asks && !has(" &") {
             let command = "SLEEP=0.1 cargo run --quiet &".to_owned();
             let (at, told) = (console.at(0), "...".to_owned());
@@ -304,13 +315,13 @@ impl Workshop {
 // ----- what is told, and what is printed -------------------------------------
 
 /// A command of a block, and what the block tells of what it prints.
-struct Step {
+pub struct Step {
     at: String,
-    command: String,
+    pub command: String,
     told: String,
 }
 
-fn steps(console: &Part) -> Vec<Step> {
+pub fn steps(console: &Part) -> Vec<Step> {
     let (mut steps, mut i) = (Vec::new(), 0);
     for lines in console.lines.chunk_by(|_, next| !next.starts_with("$ ")) {
         let at = console.at(i);
