@@ -315,7 +315,7 @@ fn the_last_table_takes_each_line_of_python_to_its_rust_and_its_chapter() {
     let folded =
         |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let main = folded(&read(RUST[0]));
-    let (chapters, last) = (chapters(), "tutorial/09-line-by-line.md");
+    let (chapters, last) = (chapters(), "tutorial/10-line-by-line.md");
     let mut python = code(PYTHON).into_iter();
 
     let is_row = |line: &String| line.starts_with("| `");

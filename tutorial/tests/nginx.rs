@@ -283,7 +283,7 @@ fn a_job_that_is_too_slow_is_started_once() {
 /// Each has room for twelve, by the change of another chapter.
 #[test]
 fn a_full_replica_passes_its_clients_on_until_both_are_full() {
-    let chapter = "tutorial/11-make-it-better.md";
+    let chapter = "tutorial/15-make-it-better.md";
     let program = build_diff("room", chapter, "## Send people away");
     let [a, b] = [(); 2]
         .map(|()| Server::spawn(Command::new(&program).env("SLEEP", "60")));
@@ -336,7 +336,7 @@ fn nginx_throws_away_whom_a_client_claims_to_be() {
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore)]
 fn the_core_is_told_the_clients_address_and_no_lie() {
-    let chapter = "tutorial/14-outgrow-it.md";
+    let chapter = "tutorial/19-outgrow-it.md";
     let changed = build_diff("forwarded", chapter, "## Who asks");
     let replica = Server::spawn(Command::new(&changed).env("SLEEP", "0"));
     let none = "X-None: 0";

@@ -111,7 +111,7 @@ fn main_rs_pasted_into_a_fresh_crate_builds_without_a_warning_and_serves() {
 /// Its `use` lines and its `main`, and below them the section of main.rs.
 #[test]
 fn the_executor_alone_works_as_the_chapter_says() {
-    let usage = block("tutorial/12-make-it-yours.md", "rust,ignore").join("\n");
+    let usage = block("tutorial/16-make-it-yours.md", "rust,ignore").join("\n");
     let main = read("src/main.rs");
     let mut sections = main.split("\n// ----- ");
     let section = sections.find(|it| it.starts_with("the executor"));
@@ -125,7 +125,7 @@ fn the_executor_alone_works_as_the_chapter_says() {
 fn what_was_measured_has_the_rows_that_the_script_prints() {
     for (path, command, columns) in [
         ("tutorial/07-the-executor.md", "tutorial/measure rivals", 5),
-        ("tutorial/13-measure-it.md", "tutorial/measure", 4),
+        ("tutorial/18-measure-it.md", "tutorial/measure", 4),
     ] {
         let table = table(path, command);
         let Some(rows) = python(&format!("{command} --rows"), "") else {
@@ -147,7 +147,7 @@ fn what_was_measured_has_the_rows_that_the_script_prints() {
 
 #[test]
 fn the_picture_of_what_was_measured_shows_the_figures_of_the_table() {
-    let table = table("tutorial/13-measure-it.md", "tutorial/measure");
+    let table = table("tutorial/18-measure-it.md", "tutorial/measure");
     let program = "tutorial/img/draw_measured.py";
     if let Some(drawn) = python(program, &table.join("\n")) {
         let is_same = drawn == read("tutorial/img/measured.svg");
