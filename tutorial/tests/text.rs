@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::chapter::{links, parts, read};
+use common::chapter::{links, parts, read, the_executor};
 use common::{ROOT, Server, build, fetch, scratch};
 use std::fs;
 use std::process::Command;
@@ -112,10 +112,7 @@ fn main_rs_pasted_into_a_fresh_crate_builds_without_a_warning_and_serves() {
 #[test]
 fn the_executor_alone_works_as_the_chapter_says() {
     let usage = block("tutorial/16-make-it-yours.md", "rust,ignore").join("\n");
-    let main = read("src/main.rs");
-    let mut sections = main.split("\n// ----- ");
-    let section = sections.find(|it| it.starts_with("the executor"));
-    let program = format!("{usage}\n// {}", section.expect("it is there"));
+    let program = format!("{usage}\n{}", the_executor());
     let output = Command::new(build("alone", &program)).output();
     let output = output.expect("it runs").stdout;
     assert_eq!(String::from_utf8_lossy(&output), "Ok(3628800)\n");

@@ -1,4 +1,5 @@
-//! A chapter taken apart: its prose, its blocks, and its changes of main.rs.
+//! A chapter taken apart: its prose, its blocks, and its changes of main.rs. And
+//! the one section of main.rs that works alone.
 
 use std::fs;
 use std::path::Path;
@@ -32,6 +33,14 @@ impl Part {
 pub fn read(path: &str) -> String {
     let text = fs::read_to_string(Path::new(ROOT).join(path));
     text.unwrap_or_else(|why| panic!("{path}: {why}"))
+}
+
+/// The section of main.rs that works alone.
+pub fn the_executor() -> String {
+    let main = read("src/main.rs");
+    let mut sections = main.split("\n// ----- ");
+    let section = sections.find(|it| it.starts_with("the executor"));
+    format!("// ----- {}\n", section.expect("it is there"))
 }
 
 /// The parts of a text, in turns prose and block.
