@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::terminal::Terminal;
 use common::{BINARY, ROOT, build_changed, scratch, status, wait_until};
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -305,4 +306,25 @@ fn a_failed_request_fails_the_run() {
         assert_eq!(heard, program == panics, "{said}");
         assert_clean(&command, &said);
     }
+}
+
+// ----- on a terminal ---------------------------------------------------------
+
+/// What the tests below rely on.
+#[test]
+fn a_terminal_has_a_size_keys_and_settings() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "stty size; trap 'exit 7' INT; read -r a; stty -echo"]);
+    let sh = Terminal::start(&command, 40, 12);
+    sh.wait_until("size", |said| said.contains("12 40\r\n"));
+    assert!(sh.is_sane());
+    sh.press("a\r");
+    assert_eq!((sh.exit_status(), sh.is_sane()), (0, false));
+    assert_eq!(sh.printed(), "12 40\r\na\r\n");
+
+    let sh = Terminal::start(&command, 40, 12);
+    sh.wait_until("size", |said| said.contains("12 40\r\n"));
+    sh.press("\x03");
+    assert_eq!((sh.exit_status(), sh.is_sane()), (7, true), "{IGNORED}");
+    assert_eq!(sh.printed(), "12 40\r\n^C");
 }

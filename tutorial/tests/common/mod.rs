@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 pub mod chapter;
+pub mod terminal;
 
 use chapter::{apply, parts, read};
 use std::fs::{self, File};
