@@ -5,9 +5,19 @@
 #
 # Bash 3.2 is enough: macOS has no later one.
 
+if [ -z "${BASH_VERSION-}" ]; then
+  echo 'run.sh: this needs bash; call it as ./run.sh or bash run.sh' >&2
+  exit 2
+fi
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
 export LC_ALL=C # curl, awk and time write 1.5, in every country
+unset CDPATH    # cd would look there first
+
+# To this file's folder. It may be a link, and macOS may lack readlink -f.
+self=${BASH_SOURCE[0]}
+while cd -P "$(dirname "$self")" && [ -L "${self##*/}" ]; do
+  self=$(readlink "${self##*/}")
+done
 
 requests=${REQUESTS-13}
 workers=${WORKERS-10}
@@ -162,7 +172,7 @@ draw() {
       ideal = rounds * sleep
       printf "\n%d answered, %d failed, in %.2f s\n", answered, NR - answered, total
       printf "  ideal: %d round%s of %s s = %.2f s", rounds, \
-        rounds == 1 ? "" : "s", sleep, ideal
+        (rounds == 1 ? "" : "s"), sleep, ideal
       if (ideal > 0 && answered == NR)
         printf "; this was %.3f times that", total / ideal
       printf "\n  one at a time: %.2f s\n", NR * sleep

@@ -263,17 +263,73 @@ fn a_reader_that_leaves_ends_all_of_it() {
     assert_clean(&bash, &said);
 }
 
+/// Writes a program that a shell runs.
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("mode");
+}
+
 /// In place of cargo: builds nothing, and runs `program`.
 fn fake_cargo(program: &Path) -> String {
     let folder = scratch("cargo");
     fs::create_dir_all(&folder).expect("a folder");
-    let cargo = folder.join("cargo");
-    let script = format!("#!/bin/sh\n[ \"$1\" = build ] || exec {program:?}\n");
-    fs::write(&cargo, script).expect("a script");
-    fs::set_permissions(&cargo, PermissionsExt::from_mode(0o755))
-        .expect("mode");
+    let run = format!("[ \"$1\" = build ] || exec {program:?}");
+    script(&folder.join("cargo"), &run);
     let path = std::env::var("PATH").expect("PATH is set");
     format!("{}:{path}", folder.display())
+}
+
+/// By way of two links, the first of them in a folder that is a link as well,
+/// and where CDPATH has a folder of that name.
+#[test]
+fn it_runs_in_its_own_folder_from_wherever_it_is_called() {
+    let folder = scratch("called");
+    for place in ["here", "deep/er", "cdpath/here", "cdpath/short"] {
+        fs::create_dir_all(folder.join(place)).expect("a folder");
+    }
+    fs::copy(format!("{ROOT}/run.sh"), folder.join("here/run.sh"))
+        .expect("run.sh");
+    for (target, link) in [
+        ("deep/er", "short"),
+        ("../link", "deep/er/run"),
+        ("../here/run.sh", "deep/link"),
+    ] {
+        symlink(target, folder.join(link)).expect("a link");
+    }
+    let seen = folder.join("seen");
+    let server = folder.join("server");
+    script(&server, &format!("pwd -P >{seen:?}\nexec {BINARY:?}"));
+    let cdpath = folder.join("cdpath").display().to_string();
+    for (file, mode) in [
+        ("here/run.sh", "--norc"),
+        ("short/run", "--norc"),
+        ("short/run", "--posix"),
+    ] {
+        let settings = [
+            ("SLEEP", "0"),
+            ("CDPATH", &cdpath),
+            ("PATH", &fake_cargo(&server)),
+        ];
+        let mut command = apart("bash", &settings);
+        command.args([mode, file]).current_dir(&folder);
+        let (status, said, errors) = run(&mut command);
+        assert_eq!((status, errors.as_str()), (Some(0), ""), "{file} {mode}");
+        assert!(said.starts_with("listening on http://"), "{said}");
+        let seen = fs::read_to_string(&seen).expect("it was run");
+        let own = folder.join("here").canonicalize().expect("a folder");
+        assert_eq!(seen.trim_end(), own.display().to_string(), "{file} {mode}");
+        assert_clean(&command, &said);
+    }
+}
+
+#[test]
+fn another_shell_says_that_it_takes_bash() {
+    let Some(dash) = common::find("dash") else { return };
+    let mut command = apart(&dash.display().to_string(), &[]);
+    let (status, said, errors) = run(command.arg(format!("{ROOT}/run.sh")));
+    assert_eq!((status, said.as_str()), (Some(2), ""), "{errors}");
+    assert!(errors.contains("bash run.sh"), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
 }
 
 #[test]
