@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::terminal::Terminal;
+use common::terminal::{Terminal, screen};
 use common::{BINARY, ROOT, build_changed, scratch, status, wait_until};
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -94,7 +94,8 @@ fn thirteen_requests_on_ten_workers_make_two_waves() {
     assert!(said.contains("\n13 answered, 0 failed, in 1."), "{said}");
     assert!(said.contains("ideal: 2 rounds of 0.5 s = 1.00 s"), "{said}");
     assert!(said.contains("one at a time: 6.50 s"), "{said}");
-    assert!(!said.contains('\x1b'), "colour is for terminals");
+    let control = said.contains(|c: char| c.is_control() && c != '\n');
+    assert!(!control, "colour and the burst live are for terminals: {said:?}");
     assert_clean(&command, &said);
 }
 
@@ -364,6 +365,21 @@ fn a_failed_request_fails_the_run() {
     }
 }
 
+/// One curl in thirteen is gone before it can say how it went.
+#[test]
+fn a_client_that_says_nothing_counts_as_failed() {
+    let Some(curl) = common::find("curl") else { return };
+    let path = fake_cargo(Path::new(BINARY));
+    let folder = path.split(':').next().expect("a folder");
+    let gone = "case $* in *' 3 %{http_code}'*) exit 9 ;; esac";
+    let text = format!("{gone}\nexec {curl:?} \"$@\"");
+    script(&Path::new(folder).join("curl"), &text);
+    let mut command = run_sh(&[("SLEEP", "0"), ("PATH", &path)], &[]);
+    let (status, said, errors) = run(&mut command);
+    assert_eq!(status, Some(1), "{said}{errors}");
+    assert!(said.contains("\n12 answered, 1 failed"), "{said}");
+}
+
 // ----- on a terminal ---------------------------------------------------------
 
 /// What the tests below rely on.
@@ -383,4 +399,195 @@ fn a_terminal_has_a_size_keys_and_settings() {
     sh.press("\x03");
     assert_eq!((sh.exit_status(), sh.is_sane()), (7, true), "{IGNORED}");
     assert_eq!(sh.printed(), "12 40\r\n^C");
+}
+
+/// run.sh with a server whose jobs end when the function is called that comes
+/// with it.
+fn gated(
+    settings: &[(&str, &str)],
+    arguments: &[&str],
+) -> (Command, impl Fn() + use<>) {
+    let gate = scratch("gate");
+    let program = common::obedient("10");
+    let path = fake_cargo(Path::new(program.get_program()));
+    let mut command = run_sh(settings, arguments);
+    command.env("SLEEP", "0").env("GATE", &gate).env("PATH", path);
+    (command, move || drop(File::create(&gate).expect("a file")))
+}
+
+/// What each line that showed the burst had to say: its signs, without their
+/// colour, and its counts, without the seconds.
+fn live(printed: &str) -> Vec<(String, String)> {
+    let lines = printed
+        .split('\r')
+        .filter(|line| line.starts_with(' ') && line.ends_with("\x1b[J"));
+    let parts = lines.map(|line| {
+        let line = screen(line).concat();
+        let (head, counts) = line.split_once(" s").expect(&line);
+        let (signs, _seconds) = head.rsplit_once(' ').expect(&line);
+        let counts = counts.trim_start_matches(": ");
+        (signs.trim().to_owned(), counts.to_owned())
+    });
+    parts.collect()
+}
+
+/// How many requests are in each state, unless the line was cut off.
+fn states(counts: &str) -> Option<[usize; 4]> {
+    let number = |state| {
+        let mut counts = counts.split(", ");
+        counts.find_map(|count| count.strip_suffix(state)?.parse().ok())
+    };
+    let failed = number(" failed").unwrap_or_default();
+    Some([number(" answered")?, number(" sleep")?, number(" wait")?, failed])
+}
+
+/// Waits until the burst's line says this, and checks all that came before it:
+/// each request is in one state, and has one sign.
+#[track_caller]
+fn shows(terminal: &Terminal, requests: usize, signs: &str, counts: &str) {
+    let told = (signs.to_owned(), counts.to_owned());
+    terminal.wait_until(&format!("{told:?}"), |printed| {
+        live(printed).last() == Some(&told)
+    });
+    for (signs, counts) in live(&terminal.printed()) {
+        let number = |sign: char| signs.matches(sign).count();
+        let drawn = ['+', '#', '.', 'x'].map(number);
+        let drawn = (!signs.is_empty()).then_some(drawn);
+        let told = states(&counts);
+        for states in drawn.iter().chain(&told) {
+            let sum: usize = states.iter().sum();
+            assert_eq!(sum, requests, "{signs} {counts}");
+        }
+        assert!(told.is_none() || drawn.is_none() || told == drawn);
+    }
+}
+
+/// Fails if the burst's line is still to be seen, or the terminal is not as it
+/// was. Returns what stands there.
+#[track_caller]
+fn assert_tidy(terminal: &Terminal) -> String {
+    let screen = screen(&terminal.printed());
+    let signs = [" +", " #", " .", " x"];
+    let is_live = |line: &String| {
+        signs.iter().any(|it| line.starts_with(it)) || line.contains(" sleep, ")
+    };
+    assert!(!screen.iter().any(is_live), "{screen:#?}");
+    assert!(terminal.is_sane());
+    screen.join("\n")
+}
+
+#[test]
+fn a_terminal_shows_the_burst_while_it_runs() {
+    let (command, open) = gated(&[], &[]);
+    let terminal = Terminal::start(&command, 80, 24);
+    let counts = "0 answered, 10 sleep, 3 wait";
+    shows(&terminal, 13, "##########...", counts);
+    assert!(terminal.printed().contains("\x1b[32m##########\x1b[0m"));
+    // A window too narrow for the counts, and one too narrow for the signs.
+    terminal.resize(40, 24);
+    shows(&terminal, 13, "##########...", "");
+    terminal.resize(19, 24);
+    terminal.wait_until("counts alone, cut off", |printed| {
+        live(printed).last().is_some_and(|(signs, counts)| {
+            signs.is_empty() && counts.starts_with("0 answered")
+        })
+    });
+    terminal.resize(80, 24);
+    shows(&terminal, 13, "##########...", counts);
+    open();
+    assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    let said = assert_tidy(&terminal);
+    assert_eq!(transcript(&said).len(), 26, "{said}");
+    assert!(said.contains("\n13 answered, 0 failed, in "), "{said}");
+    assert_clean(&command, &said);
+}
+
+#[test]
+fn more_requests_than_columns_are_counted() {
+    let (command, open) = gated(&[("REQUESTS", "200")], &[]);
+    let terminal = Terminal::start(&command, 80, 24);
+    shows(&terminal, 200, "", "0 answered, 10 sleep, 190 wait");
+    open();
+    assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    let said = assert_tidy(&terminal);
+    assert!(said.contains("\n200 answered, 0 failed, in "), "{said}");
+}
+
+/// Of a request that failed the server says that its job began, and no more.
+#[test]
+fn a_failed_request_is_shown_too_and_without_colour_if_you_like() {
+    let (mut command, open) = gated(&[("NO_COLOR", "1")], &[]);
+    let broken = scratch("break");
+    File::create(&broken).expect("a file");
+    let terminal = Terminal::start(command.env("BREAK", broken), 80, 24);
+    let counts = "0 answered, 10 sleep, 2 wait, 1 failed";
+    shows(&terminal, 13, "##########..x", counts);
+    open();
+    assert_eq!(terminal.exit_status(), 1, "{}", terminal.printed());
+    let colours = terminal.printed().matches("\x1b[").count();
+    assert_eq!(colours, terminal.printed().matches("\x1b[J").count());
+    assert_tidy(&terminal);
+}
+
+#[test]
+fn a_terminal_that_can_not_gets_no_control_sign() {
+    let settings = [("TERM", "dumb"), ("SLEEP", "0.5")];
+    let path = ("PATH", &*fake_cargo(Path::new(BINARY)));
+    let command = run_sh(&[settings[0], settings[1], path], &[]);
+    let terminal = Terminal::start(&command, 80, 24);
+    assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    let said = terminal.printed().replace("\r\n", "\n");
+    let control = said.contains(|c: char| c.is_control() && c != '\n');
+    assert!(!control, "{said:?}");
+    assert_eq!(transcript(&said).len(), 26, "{said}");
+}
+
+#[test]
+fn ctrl_c_leaves_the_terminal_as_it_was() {
+    let (command, open) = gated(&[], &[]);
+    let terminal = Terminal::start(&command, 80, 24);
+    let counts = "0 answered, 10 sleep, 3 wait";
+    shows(&terminal, 13, "##########...", counts);
+    terminal.press("\x03");
+    let stopping = |printed: &str| printed.contains("ends it at once\r\n");
+    terminal.wait_until("word of the stop", stopping);
+    let said = assert_tidy(&terminal);
+    let own = said.lines().filter(|line| !line.ends_with("127.0.0.1"));
+    let own: Vec<_> = own.skip(1).collect();
+    let heading = "13 requests at once, 10 workers, 0 s of sleep:";
+    let stopping = "stopping: what sleeps may wake up; \
+                    Ctrl-C again ends it at once";
+    assert_eq!(own, [heading, "", "", stopping]);
+    open();
+    assert_eq!(terminal.exit_status(), 130, "{IGNORED}");
+    let said = assert_tidy(&terminal);
+    // What the server had to say while it stopped is there as well.
+    assert_eq!(transcript(&said).len(), 20, "{said}");
+    assert_clean(&command, &said);
+}
+
+#[test]
+fn a_server_that_is_kept_writes_to_a_file_and_not_to_the_terminal() {
+    let server = scratch("server");
+    script(&server, &format!("printf 'no end of line'\nexec {BINARY:?}"));
+    let path = fake_cargo(&server);
+    let settings = [("SLEEP", "0"), ("REQUESTS", "1"), ("PATH", &path)];
+    let command = run_sh(&settings, &["--keep"]);
+    let terminal = Terminal::start(&command, 80, 24);
+    assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    let said = assert_tidy(&terminal);
+    let after = |text: &str| {
+        let rest = said.rsplit(text).next().expect(text);
+        rest.lines().next().expect("a line").to_owned()
+    };
+    let server = after("Stop it with: kill ");
+    let server = Killed(&server);
+    assert!(said.contains("\nno end of line"), "{said}");
+    assert_eq!(status(&after("The server goes on at ")), "200");
+    let files = after("It writes to: ");
+    let stdout = files.split(' ').find(|file| file.ends_with("stdout"));
+    let written = fs::read_to_string(stdout.expect(&files)).expect("a file");
+    assert_eq!(written.matches("127.0.0.1\n").count(), 4, "{written}");
+    assert_eq!(assert_tidy(&terminal), said);
+    common::signal("TERM", server.0);
 }
