@@ -120,62 +120,71 @@ interrupted() {
 # ----- the burst, live -------------------------------------------------------
 
 # Where the burst is live, the server writes to a file. This prints what is new
-# there, in place of the burst's line.
+# there, then the burst's line, all in place of the line that was there before.
+# The cursor stays at its left: from there it can be erased as a whole, even if
+# a window that has become narrower shows it as two.
 show() {
-  local line
+  local line lines=
+  [ "$live" = yes ] || return 0
   while IFS= read -r line <&4 || [ -n "$line" ]; do
-    printf '\r\033[J%s\n' "$line" || true
+    lines=$lines$line$'\n'
   done
+  printf '\r\033[J%s%s\r' "$lines" "${1-}" || true
 }
 
-# Keeps the burst as the last line, in a process of its own, so that no request
-# waits for it. The cursor stays at the line's left: from there all of it can be
-# erased, even where a window that was made narrower shows it as two.
+# Says how the requests are: a sign for each, and counts.
+burst_line() {
+  awk -v size="$(stty size </dev/tty)" -v seconds="$SECONDS" \
+    -v requests="$requests" -v sleeping="$green" -v waiting="$yellow" \
+    -v failed="$red" -v plain="$plain" '
+    function signs(number, sign, colour,    text) {
+      while (number-- > 0) text = text sign
+      return text == "" ? "" : colour text plain
+    }
+    server && /^going to sleep/ { begun++ }
+    server && /^done sleeping/ { done++ }
+    !server && $2 == 200 { answered++ }
+    !server && $2 != 200 { failures++ }
+    END {
+      # The server tells of a job before its client does, but not whose it is.
+      # So what is done counts as answered, and what failed as begun.
+      if (done > answered) answered = done
+      if (answered > requests - failures) answered = requests - failures
+      rest = requests - failures - answered
+      sleep = begun - done - failures
+      if (sleep < 0) sleep = 0
+      if (sleep > rest) sleep = rest
+      wait = rest - sleep
+
+      columns = substr(size, index(size, " ")) + 0
+      if (!columns) columns = 80
+      text = sprintf("%d s: %d answered, %d sleep, %d wait", \
+        seconds, answered, sleep, wait)
+      if (failures) text = text ", " failures " failed"
+      room = columns - requests - 4
+      if (room >= 7) {
+        line = signs(answered, "+", plain) signs(sleep, "#", sleeping) \
+          signs(wait, ".", waiting) signs(failures, "x", failed) "  "
+        if (length(text) > room) text = seconds " s"
+      }
+      print " " line substr(text, 1, columns - 2)
+    }' "$scratch/results" server=1 "$scratch/stdout"
+}
+
+# Keeps that as the last line. In the background, so that no request waits.
 watch() {
   SECONDS=0
   while [ -e "$scratch/watched" ] && kill -0 $$ 2>/dev/null; do
-    show
-    awk -v size="$(stty size </dev/tty)" -v seconds="$SECONDS" \
-      -v requests="$requests" -v sleeping="$green" -v waiting="$yellow" \
-      -v failed="$red" -v plain="$plain" '
-      function signs(number, sign, colour,    text) {
-        while (number-- > 0) text = text sign
-        return text == "" ? "" : colour text plain
-      }
-      /^going to sleep/ { begun++ }
-      !server { if ($2 == 200) answers++; else failures++ }
-      END {
-        # The server does not say whose job has begun. One that has begun, and
-        # has no answer yet, sleeps; but clients may have left before.
-        rest = requests - answers - failures
-        sleeps = begun - answers - failures
-        if (sleeps < 0) sleeps = 0
-        if (sleeps > rest) sleeps = rest
-
-        split(size, rows_columns, " ")
-        columns = rows_columns[2] > 0 ? rows_columns[2] : 80
-        text = sprintf("%d s: %d answered, %d sleep, %d wait", \
-          seconds, answers, sleeps, rest - sleeps)
-        if (failures) text = text ", " failures " failed"
-        room = columns - requests - 4
-        if (room >= 7) {
-          line = signs(answers, "+", plain) signs(sleeps, "#", sleeping) \
-            signs(rest - sleeps, ".", waiting) signs(failures, "x", failed) "  "
-          if (length(text) > room) text = seconds " s"
-        }
-        printf "\r %s\033[J\r", line substr(text, 1, columns - 2)
-      }' "$scratch/results" server=1 "$scratch/stdout"
+    show "$(burst_line)"
     sleep 0.1
   done
 }
 
-# Ends that, and prints what else the server has printed.
 unwatch() {
   if [ -n "$watcher" ]; then
     rm -f "$scratch/watched"
     wait "$watcher" 2>/dev/null || true
     watcher=
-    printf '\r\033[J' || true
     show
   fi
 }
@@ -284,7 +293,7 @@ trap 'exit 141' PIPE
 trap 'exit 143' TERM
 
 : >"$scratch/stderr" # or `ready` may look for it before the server has it
-exec 3>&1 4</dev/null
+exec 3>&1
 if [ "$live" = yes ]; then
   exec 3>"$scratch/stdout"
   exec 4<"$scratch/stdout"

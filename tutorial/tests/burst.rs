@@ -418,17 +418,17 @@ fn gated(
 /// What each line that showed the burst had to say: its signs, without their
 /// colour, and its counts, without the seconds.
 fn live(printed: &str) -> Vec<(String, String)> {
-    let lines = printed
-        .split('\r')
-        .filter(|line| line.starts_with(' ') && line.ends_with("\x1b[J"));
-    let parts = lines.map(|line| {
+    let printed = printed.replace("\r\n", "\n");
+    let (whole, _unfinished) = printed.rsplit_once('\r').unwrap_or_default();
+    let lines = whole.split(['\r', '\n']).filter_map(|line| {
         let line = screen(line).concat();
-        let (head, counts) = line.split_once(" s").expect(&line);
-        let (signs, _seconds) = head.rsplit_once(' ').expect(&line);
+        let (head, counts) = line.strip_prefix(' ')?.split_once(" s")?;
+        let (signs, seconds) = head.rsplit_once(' ').unwrap_or(("", head));
+        seconds.parse::<u32>().ok()?;
         let counts = counts.trim_start_matches(": ");
-        (signs.trim().to_owned(), counts.to_owned())
+        Some((signs.trim().to_owned(), counts.to_owned()))
     });
-    parts.collect()
+    lines.collect()
 }
 
 /// How many requests are in each state, unless the line was cut off.
