@@ -337,8 +337,9 @@ results | draw "$(tail -n 1 "$scratch/total")" || verdict=1
 cat "$scratch"/*.error | sed 's/ after [0-9]* m[a-z]*//' | sort | uniq -c
 
 if [ "$keep" = yes ]; then
-  printf '\nThe server goes on at %s\nIt writes to: %s\nStop it with: kill %s\n' \
-    "$url" "$(echo "$scratch"/std*)" "$server"
+  printf '\nThe server goes on at %s\n' "$url"
+  printf 'It writes to %s\n' "$scratch"/std*
+  printf 'Stop it with: kill %s\n' "$server"
   rm -f "$scratch"/total "$scratch"/results "$scratch"/[0-9]*
   server='' scratch=''
 fi

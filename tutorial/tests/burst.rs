@@ -584,9 +584,10 @@ fn a_server_that_is_kept_writes_to_a_file_and_not_to_the_terminal() {
     let server = Killed(&server);
     assert!(said.contains("\nno end of line"), "{said}");
     assert_eq!(status(&after("The server goes on at ")), "200");
-    let files = after("It writes to: ");
-    let stdout = files.split(' ').find(|file| file.ends_with("stdout"));
-    let written = fs::read_to_string(stdout.expect(&files)).expect("a file");
+    let mut files =
+        said.lines().filter_map(|l| l.strip_prefix("It writes to "));
+    let stdout = files.find(|file| file.ends_with("stdout"));
+    let written = fs::read_to_string(stdout.expect(&said)).expect("a file");
     assert_eq!(written.matches("127.0.0.1\n").count(), 4, "{written}");
     assert_eq!(assert_tidy(&terminal), said);
     common::signal("TERM", server.0);
