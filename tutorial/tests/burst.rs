@@ -410,8 +410,9 @@ fn gated(
     let gate = scratch("gate");
     let program = common::obedient("10");
     let path = fake_cargo(Path::new(program.get_program()));
-    let mut command = run_sh(settings, arguments);
-    command.env("SLEEP", "0").env("GATE", &gate).env("PATH", path);
+    let mut command = run_sh(&[("SLEEP", "0")], arguments);
+    command.envs(settings.iter().copied());
+    command.env("GATE", &gate).env("PATH", path);
     (command, move || drop(File::create(&gate).expect("a file")))
 }
 
@@ -441,15 +442,21 @@ fn states(counts: &str) -> Option<[usize; 4]> {
     Some([number(" answered")?, number(" sleep")?, number(" wait")?, failed])
 }
 
-/// Waits until the burst's line says this, and checks all that came before it:
-/// each request is in one state, and has one sign.
+/// Waits until the burst's line says this.
 #[track_caller]
-fn shows(terminal: &Terminal, requests: usize, signs: &str, counts: &str) {
+fn shows(terminal: &Terminal, signs: &str, counts: &str) {
     let told = (signs.to_owned(), counts.to_owned());
     terminal.wait_until(&format!("{told:?}"), |printed| {
         live(printed).last() == Some(&told)
     });
-    for (signs, counts) in live(&terminal.printed()) {
+}
+
+/// Fails unless each line that showed the burst has each request in one state.
+#[track_caller]
+fn assert_adds_up(terminal: &Terminal, requests: usize) {
+    let printed = terminal.printed();
+    let (burst, _bars) = printed.split_once("\nrequest  (").expect(&printed);
+    for (signs, counts) in live(burst) {
         let number = |sign: char| signs.matches(sign).count();
         let drawn = ['+', '#', '.', 'x'].map(number);
         let drawn = (!signs.is_empty()).then_some(drawn);
@@ -478,24 +485,25 @@ fn assert_tidy(terminal: &Terminal) -> String {
 
 #[test]
 fn a_terminal_shows_the_burst_while_it_runs() {
-    let (command, open) = gated(&[], &[]);
+    let (command, open) = gated(&[("SLEEP", "1")], &[]);
     let terminal = Terminal::start(&command, 80, 24);
     let counts = "0 answered, 10 sleep, 3 wait";
-    shows(&terminal, 13, "##########...", counts);
+    shows(&terminal, "##########...", counts);
     assert!(terminal.printed().contains("\x1b[32m##########\x1b[0m"));
     // A window too narrow for the counts, and one too narrow for the signs.
     terminal.resize(40, 24);
-    shows(&terminal, 13, "##########...", "");
+    shows(&terminal, "##########...", "");
     terminal.resize(19, 24);
     terminal.wait_until("counts alone, cut off", |printed| {
         live(printed).last().is_some_and(|(signs, counts)| {
-            signs.is_empty() && counts.starts_with("0 answered")
+            signs.is_empty() && "0 answered, 10".starts_with(counts)
         })
     });
     terminal.resize(80, 24);
-    shows(&terminal, 13, "##########...", counts);
+    shows(&terminal, "##########...", counts);
     open();
     assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    assert_adds_up(&terminal, 13);
     let said = assert_tidy(&terminal);
     assert_eq!(transcript(&said).len(), 26, "{said}");
     assert!(said.contains("\n13 answered, 0 failed, in "), "{said}");
@@ -506,9 +514,10 @@ fn a_terminal_shows_the_burst_while_it_runs() {
 fn more_requests_than_columns_are_counted() {
     let (command, open) = gated(&[("REQUESTS", "200")], &[]);
     let terminal = Terminal::start(&command, 80, 24);
-    shows(&terminal, 200, "", "0 answered, 10 sleep, 190 wait");
+    shows(&terminal, "", "0 answered, 10 sleep, 190 wait");
     open();
     assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    assert_adds_up(&terminal, 200);
     let said = assert_tidy(&terminal);
     assert!(said.contains("\n200 answered, 0 failed, in "), "{said}");
 }
@@ -521,11 +530,12 @@ fn a_failed_request_is_shown_too_and_without_colour_if_you_like() {
     File::create(&broken).expect("a file");
     let terminal = Terminal::start(command.env("BREAK", broken), 80, 24);
     let counts = "0 answered, 10 sleep, 2 wait, 1 failed";
-    shows(&terminal, 13, "##########..x", counts);
+    shows(&terminal, "##########..x", counts);
     open();
     assert_eq!(terminal.exit_status(), 1, "{}", terminal.printed());
     let colours = terminal.printed().matches("\x1b[").count();
     assert_eq!(colours, terminal.printed().matches("\x1b[J").count());
+    assert_adds_up(&terminal, 13);
     assert_tidy(&terminal);
 }
 
@@ -547,7 +557,7 @@ fn ctrl_c_leaves_the_terminal_as_it_was() {
     let (command, open) = gated(&[], &[]);
     let terminal = Terminal::start(&command, 80, 24);
     let counts = "0 answered, 10 sleep, 3 wait";
-    shows(&terminal, 13, "##########...", counts);
+    shows(&terminal, "##########...", counts);
     terminal.press("\x03");
     let stopping = |printed: &str| printed.contains("ends it at once\r\n");
     terminal.wait_until("word of the stop", stopping);
@@ -568,12 +578,16 @@ fn ctrl_c_leaves_the_terminal_as_it_was() {
 
 #[test]
 fn a_server_that_is_kept_writes_to_a_file_and_not_to_the_terminal() {
+    let (mut command, open) = gated(&[("REQUESTS", "1")], &["--keep"]);
+    let program = common::obedient("10").get_program().to_owned();
     let server = scratch("server");
-    script(&server, &format!("printf 'no end of line'\nexec {BINARY:?}"));
-    let path = fake_cargo(&server);
-    let settings = [("SLEEP", "0"), ("REQUESTS", "1"), ("PATH", &path)];
-    let command = run_sh(&settings, &["--keep"]);
+    let text = "(sleep 1; printf 'no end of line') & exec";
+    script(&server, &format!("{text} {program:?}"));
+    command.env("PATH", fake_cargo(&server));
     let terminal = Terminal::start(&command, 80, 24);
+    let part = |printed: &str| printed.contains("no end of line");
+    terminal.wait_until("what is no whole line", part);
+    open();
     assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
     let said = assert_tidy(&terminal);
     let after = |text: &str| {
@@ -582,7 +596,6 @@ fn a_server_that_is_kept_writes_to_a_file_and_not_to_the_terminal() {
     };
     let server = after("Stop it with: kill ");
     let server = Killed(&server);
-    assert!(said.contains("\nno end of line"), "{said}");
     assert_eq!(status(&after("The server goes on at ")), "200");
     let mut files =
         said.lines().filter_map(|l| l.strip_prefix("It writes to "));
