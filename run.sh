@@ -32,7 +32,8 @@ url=         # where it listens, as soon as it says so
 
 # A terminal that is up to it gets the burst live, and colours.
 live=no green='' yellow='' red='' plain=''
-if [ -t 1 ] && [ "${TERM-dumb}" != dumb ] && stty size </dev/tty >/dev/null 2>&1; then
+if [ -t 1 ] && [ "${TERM-dumb}" != dumb ] &&
+  stty size </dev/tty >/dev/null 2>&1; then
   live=yes
   if [ -z "${NO_COLOR-}" ]; then
     green=$'\033[32m' yellow=$'\033[33m' red=$'\033[31m' plain=$'\033[0m'
@@ -151,7 +152,7 @@ burst_line() {
       if (done > answered) answered = done
       if (answered > requests - failures) answered = requests - failures
       rest = requests - failures - answered
-      sleep = begun - done - failures
+      sleep = begun - answered - failures
       if (sleep < 0) sleep = 0
       if (sleep > rest) sleep = rest
       wait = rest - sleep

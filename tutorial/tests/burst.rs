@@ -464,6 +464,7 @@ fn assert_adds_up(terminal: &Terminal, requests: usize) {
         for states in drawn.iter().chain(&told) {
             let sum: usize = states.iter().sum();
             assert_eq!(sum, requests, "{signs} {counts}");
+            assert!(states[1] <= 10, "there are ten workers: {counts}");
         }
         assert!(told.is_none() || drawn.is_none() || told == drawn);
     }
