@@ -5,9 +5,19 @@
 #
 # Bash 3.2 is enough: macOS has no later one.
 
+if [ -z "${BASH_VERSION-}" ]; then
+  echo 'run.sh: this needs bash; call it as ./run.sh or bash run.sh' >&2
+  exit 2
+fi
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
 export LC_ALL=C # curl, awk and time write 1.5, in every country
+unset CDPATH    # cd would look there first
+
+# To this file's folder. It may be a link, and macOS may lack readlink -f.
+self=${BASH_SOURCE[0]}
+while cd -P "$(dirname "$self")" && [ -L "${self##*/}" ]; do
+  self=$(readlink "${self##*/}")
+done
 
 requests=${REQUESTS-13}
 workers=${WORKERS-10}
@@ -17,7 +27,18 @@ keep=no
 scratch=     # a folder, while it is ours to remove
 server=      # the server's process, while it is ours to stop
 clients=()   # the curls
+watcher=     # the process that shows the burst live, while it does
 url=         # where it listens, as soon as it says so
+
+# A terminal that is up to it gets the burst live, and colours.
+live=no green='' yellow='' red='' plain=''
+if [ -t 1 ] && [ "${TERM-dumb}" != dumb ] &&
+  stty size </dev/tty >/dev/null 2>&1; then
+  live=yes
+  if [ -z "${NO_COLOR-}" ]; then
+    green=$'\033[32m' yellow=$'\033[33m' red=$'\033[31m' plain=$'\033[0m'
+  fi
+fi
 
 usage() {
   cat <<'END'
@@ -56,10 +77,12 @@ server_ends_within() {
   local tenths
   tenths=$(awk -v s="$1" 'BEGIN { print int(s * 10) }')
   while kill -0 "$server" 2>/dev/null; do
+    show
     [ "$tenths" -gt 0 ] || return 1
     tenths=$((tenths - 1))
     sleep 0.1 || true
   done
+  show
 }
 
 stop_clients() {
@@ -73,6 +96,7 @@ stop_clients() {
 clean_up() {
   trap '' INT TERM HUP PIPE
   stop_clients
+  unwatch
   if [ -n "$server" ] && kill -TERM "$server" 2>/dev/null; then
     # The server gives itself 30 seconds.
     server_ends_within 32 || kill -KILL "$server" 2>/dev/null || true
@@ -85,12 +109,85 @@ clean_up() {
 interrupted() {
   trap '' INT PIPE
   stop_clients
+  unwatch
   if [ -n "$server" ] && [ -n "$url" ]; then
     # In `./run.sh | tee`, Ctrl-C has ended the reader as well.
     printf '\nstopping: what sleeps may wake up; Ctrl-C again ends it at once\n' || true
     server_ends_within "$(awk -v s="$sleep" 'BEGIN { print s + 2 }')" || true
   fi
   exit 130
+}
+
+# ----- the burst, live -------------------------------------------------------
+
+# Where the burst is live, the server writes to a file. This prints what is new
+# there, then the burst's line, all in place of the line that was there before.
+# The cursor stays at its left: from there it can be erased as a whole, even if
+# a window that has become narrower shows it as two.
+show() {
+  local line lines=
+  [ "$live" = yes ] || return 0
+  while IFS= read -r line <&4 || [ -n "$line" ]; do
+    lines=$lines$line$'\n'
+  done
+  printf '\r\033[J%s%s\r' "$lines" "${1-}" || true
+}
+
+# Says how the requests are: a sign for each, and counts.
+burst_line() {
+  awk -v size="$(stty size </dev/tty)" -v seconds="$SECONDS" \
+    -v requests="$requests" -v sleeping="$green" -v waiting="$yellow" \
+    -v failed="$red" -v plain="$plain" '
+    function signs(number, sign, colour,    text) {
+      while (number-- > 0) text = text sign
+      return text == "" ? "" : colour text plain
+    }
+    server && /^going to sleep/ { begun++ }
+    server && /^done sleeping/ { done++ }
+    !server && $2 == 200 { answered++ }
+    !server && $2 != 200 { failures++ }
+    END {
+      # The server tells of a job before its client does, but not whose it is.
+      # So what is done counts as answered, and what failed as begun.
+      if (done > answered) answered = done
+      if (answered > requests - failures) answered = requests - failures
+      rest = requests - failures - answered
+      sleep = begun - answered - failures
+      if (sleep < 0) sleep = 0
+      if (sleep > rest) sleep = rest
+      wait = rest - sleep
+
+      columns = substr(size, index(size, " ")) + 0
+      if (!columns) columns = 80
+      text = sprintf("%d s: %d answered, %d sleep, %d wait", \
+        seconds, answered, sleep, wait)
+      if (failures) text = text ", " failures " failed"
+      room = columns - requests - 4
+      if (room >= 7) {
+        line = signs(answered, "+", plain) signs(sleep, "#", sleeping) \
+          signs(wait, ".", waiting) signs(failures, "x", failed) "  "
+        if (length(text) > room) text = seconds " s"
+      }
+      print " " line substr(text, 1, columns - 2)
+    }' "$scratch/results" server=1 "$scratch/stdout"
+}
+
+# Keeps that as the last line. In the background, so that no request waits.
+watch() {
+  SECONDS=0
+  while [ -e "$scratch/watched" ] && kill -0 $$ 2>/dev/null; do
+    show "$(burst_line)"
+    sleep 0.1
+  done
+}
+
+unwatch() {
+  if [ -n "$watcher" ]; then
+    rm -f "$scratch/watched"
+    wait "$watcher" 2>/dev/null || true
+    watcher=
+    show
+  fi
 }
 
 # ----- the burst -------------------------------------------------------------
@@ -102,8 +199,8 @@ send_burst() {
   local i
   for ((i = 1; i <= requests; i++)); do
     curl -q -i -sS --noproxy '*' --max-time "$timeout" -o "$scratch/$i.answer" \
-      -w '%{http_code} %{time_total}\n' "$url" \
-      >"$scratch/$i.result" 2>"$scratch/$i.error" &
+      -w "$i %{http_code} %{time_total}\n" "$url" \
+      >>"$scratch/results" 2>"$scratch/$i.error" &
     clients+=($!)
   done
   wait "${clients[@]}" || true
@@ -114,26 +211,21 @@ send_burst() {
 # the message (1) or not (0).
 results() {
   local i status seconds message
-  for ((i = 1; i <= requests; i++)); do
-    status=000 seconds=0 message=0
-    read -r status seconds <"$scratch/$i.result" || true
+  while read -r i status seconds; do
+    message=0
     if [ "$status" = 200 ] && grep -q '^msg to client ' "$scratch/$i.answer"; then
       message=1
     fi
     printf '%d %s %s %d\n' "$i" "$status" "$seconds" "$message"
-  done
+  done <"$scratch/results"
 }
 
 # Draws what results prints, then the verdict. What a request needs beyond
 # SLEEP seconds it has spent waiting. Fails if a request failed.
 draw() {
-  local sleeping='' waiting='' failed='' plain=''
-  if [ -t 1 ] && [ -z "${NO_COLOR-}" ] && [ "${TERM-dumb}" != dumb ]; then
-    sleeping=$'\033[32m' waiting=$'\033[33m' failed=$'\033[31m' plain=$'\033[0m'
-  fi
   sort -k 3,3n -k 1,1n | awk -v total="$1" -v sleep="$sleep" \
-    -v workers="$workers" -v sleeping="$sleeping" -v waiting="$waiting" \
-    -v failed="$failed" -v plain="$plain" '
+    -v requests="$requests" -v workers="$workers" -v sleeping="$green" \
+    -v waiting="$yellow" -v failed="$red" -v plain="$plain" '
     function bar(from, to, sign, colour,    text) {
       for (from++; from <= to; from++) text = text sign
       return text == "" ? "" : colour text plain
@@ -158,15 +250,15 @@ draw() {
       printf "%7d  %s  %6s  %7.2f\n", $1, drawn, $2, $3
     }
     END {
-      rounds = int((NR + workers - 1) / workers)
+      rounds = int((requests + workers - 1) / workers)
       ideal = rounds * sleep
-      printf "\n%d answered, %d failed, in %.2f s\n", answered, NR - answered, total
+      printf "\n%d answered, %d failed, in %.2f s\n", answered, requests - answered, total
       printf "  ideal: %d round%s of %s s = %.2f s", rounds, \
-        rounds == 1 ? "" : "s", sleep, ideal
-      if (ideal > 0 && answered == NR)
+        (rounds == 1 ? "" : "s"), sleep, ideal
+      if (ideal > 0 && answered == requests)
         printf "; this was %.3f times that", total / ideal
-      printf "\n  one at a time: %.2f s\n", NR * sleep
-      exit answered == NR ? 0 : 1
+      printf "\n  one at a time: %.2f s\n", requests * sleep
+      exit answered == requests ? 0 : 1
     }'
 }
 
@@ -201,9 +293,14 @@ trap 'exit 129' HUP
 trap 'exit 141' PIPE
 trap 'exit 143' TERM
 
-# cargo finds the program, wherever it has built it, and becomes it.
 : >"$scratch/stderr" # or `ready` may look for it before the server has it
-cargo run --release --locked --quiet 2>"$scratch/stderr" &
+exec 3>&1
+if [ "$live" = yes ]; then
+  exec 3>"$scratch/stdout"
+  exec 4<"$scratch/stdout"
+fi
+# cargo finds the program, wherever it has built it, and becomes it.
+cargo run --release --locked --quiet >&3 2>"$scratch/stderr" &
 server=$!
 
 # The server is ready when it says where it listens and answers there. The path
@@ -224,8 +321,15 @@ done
 printf 'listening on %s\n' "$url" # and not what cargo may have to warn of
 
 printf '%s requests at once, %s workers, %s s of sleep:\n\n' "$requests" "$workers" "$sleep"
+: >"$scratch/results"
+if [ "$live" = yes ]; then
+  : >"$scratch/watched"
+  watch &
+  watcher=$!
+fi
 TIMEFORMAT=%R
 { time send_burst; } 2>"$scratch/total"
+unwatch
 sed '$d' "$scratch/total" >&2 # what bash had to say before
 awk 'up; /^listening on / { up = 1 }' "$scratch/stderr" # what it said since
 verdict=0
@@ -234,9 +338,10 @@ results | draw "$(tail -n 1 "$scratch/total")" || verdict=1
 cat "$scratch"/*.error | sed 's/ after [0-9]* m[a-z]*//' | sort | uniq -c
 
 if [ "$keep" = yes ]; then
-  printf '\nThe server goes on at %s\nIts messages: %s\nStop it with: kill %s\n' \
-    "$url" "$scratch/stderr" "$server"
-  rm -f "$scratch/total" "$scratch"/[0-9]*
+  printf '\nThe server goes on at %s\n' "$url"
+  printf 'It writes to %s\n' "$scratch"/std*
+  printf 'Stop it with: kill %s\n' "$server"
+  rm -f "$scratch"/total "$scratch"/results "$scratch"/[0-9]*
   server='' scratch=''
 fi
 [ "$verdict" = 0 ]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::terminal::Terminal;
+use common::terminal::{Terminal, screen};
 use common::{BINARY, ROOT, build_changed, scratch, status, wait_until};
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -30,6 +30,7 @@ fn apart(program: &str, settings: &[(&str, &str)]) -> Command {
 /// Its exit status, stdout and stderr.
 #[track_caller]
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = common::output(command);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -93,7 +94,8 @@ fn thirteen_requests_on_ten_workers_make_two_waves() {
     assert!(said.contains("\n13 answered, 0 failed, in 1."), "{said}");
     assert!(said.contains("ideal: 2 rounds of 0.5 s = 1.00 s"), "{said}");
     assert!(said.contains("one at a time: 6.50 s"), "{said}");
-    assert!(!said.contains('\x1b'), "colour is for terminals");
+    let control = said.contains(|c: char| c.is_control() && c != '\n');
+    assert!(!control, "colour and the burst live are for terminals: {said:?}");
     assert_clean(&command, &said);
 }
 
@@ -196,8 +198,12 @@ impl Drop for Killed<'_> {
 
 #[test]
 fn keep_leaves_the_server_and_says_how_to_reach_it() {
+    let said = scratch("said");
+    let file = File::create(&said).expect("a file");
     let settings = [("SLEEP", "0.1"), ("REQUESTS", "1")];
-    let (status_code, said, _) = run(&mut run_sh(&settings, &["--keep"]));
+    let mut command = run_sh(&settings, &["--keep"]);
+    let status_code = common::output(command.stdout(file)).status.code();
+    let said = fs::read_to_string(said).expect("a file");
     assert_eq!(status_code, Some(0), "{said}");
 
     let after = |text: &str| said.rsplit(text).next().expect(text).trim();
@@ -258,17 +264,73 @@ fn a_reader_that_leaves_ends_all_of_it() {
     assert_clean(&bash, &said);
 }
 
+/// Writes a program that a shell runs.
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("mode");
+}
+
 /// In place of cargo: builds nothing, and runs `program`.
 fn fake_cargo(program: &Path) -> String {
     let folder = scratch("cargo");
     fs::create_dir_all(&folder).expect("a folder");
-    let cargo = folder.join("cargo");
-    let script = format!("#!/bin/sh\n[ \"$1\" = build ] || exec {program:?}\n");
-    fs::write(&cargo, script).expect("a script");
-    fs::set_permissions(&cargo, PermissionsExt::from_mode(0o755))
-        .expect("mode");
+    let run = format!("[ \"$1\" = build ] || exec {program:?}");
+    script(&folder.join("cargo"), &run);
     let path = std::env::var("PATH").expect("PATH is set");
     format!("{}:{path}", folder.display())
+}
+
+/// By way of two links, the first of them in a folder that is a link as well,
+/// and where CDPATH has a folder of that name.
+#[test]
+fn it_runs_in_its_own_folder_from_wherever_it_is_called() {
+    let folder = scratch("called");
+    for place in ["here", "deep/er", "cdpath/here", "cdpath/short"] {
+        fs::create_dir_all(folder.join(place)).expect("a folder");
+    }
+    fs::copy(format!("{ROOT}/run.sh"), folder.join("here/run.sh"))
+        .expect("run.sh");
+    for (target, link) in [
+        ("deep/er", "short"),
+        ("../link", "deep/er/run"),
+        ("../here/run.sh", "deep/link"),
+    ] {
+        symlink(target, folder.join(link)).expect("a link");
+    }
+    let seen = folder.join("seen");
+    let server = folder.join("server");
+    script(&server, &format!("pwd -P >{seen:?}\nexec {BINARY:?}"));
+    let cdpath = folder.join("cdpath").display().to_string();
+    for (file, mode) in [
+        ("here/run.sh", "--norc"),
+        ("short/run", "--norc"),
+        ("short/run", "--posix"),
+    ] {
+        let settings = [
+            ("SLEEP", "0"),
+            ("CDPATH", &cdpath),
+            ("PATH", &fake_cargo(&server)),
+        ];
+        let mut command = apart("bash", &settings);
+        command.args([mode, file]).current_dir(&folder);
+        let (status, said, errors) = run(&mut command);
+        assert_eq!((status, errors.as_str()), (Some(0), ""), "{file} {mode}");
+        assert!(said.starts_with("listening on http://"), "{said}");
+        let seen = fs::read_to_string(&seen).expect("it was run");
+        let own = folder.join("here").canonicalize().expect("a folder");
+        assert_eq!(seen.trim_end(), own.display().to_string(), "{file} {mode}");
+        assert_clean(&command, &said);
+    }
+}
+
+#[test]
+fn another_shell_says_that_it_takes_bash() {
+    let Some(dash) = common::find("dash") else { return };
+    let mut command = apart(&dash.display().to_string(), &[]);
+    let (status, said, errors) = run(command.arg(format!("{ROOT}/run.sh")));
+    assert_eq!((status, said.as_str()), (Some(2), ""), "{errors}");
+    assert!(errors.contains("bash run.sh"), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
 }
 
 #[test]
@@ -297,10 +359,25 @@ fn a_failed_request_fails_the_run() {
         let (status, said, errors) = run(&mut command);
         assert_eq!(status, expected, "{said}{errors}");
         assert!(said.contains(verdict), "{said}");
-        let heard = said.contains("500 GET / (127.0.0.1)");
+        let heard = said.contains("\nthe first one panics\n");
         assert_eq!(heard, program == panics, "{said}");
         assert_clean(&command, &said);
     }
+}
+
+/// One curl in thirteen is gone before it can say how it went.
+#[test]
+fn a_client_that_says_nothing_counts_as_failed() {
+    let Some(curl) = common::find("curl") else { return };
+    let path = fake_cargo(Path::new(BINARY));
+    let folder = path.split(':').next().expect("a folder");
+    let gone = "case $* in *' 3 %{http_code}'*) exit 9 ;; esac";
+    let text = format!("{gone}\nexec {curl:?} \"$@\"");
+    script(&Path::new(folder).join("curl"), &text);
+    let mut command = run_sh(&[("SLEEP", "0"), ("PATH", &path)], &[]);
+    let (status, said, errors) = run(&mut command);
+    assert_eq!(status, Some(1), "{said}{errors}");
+    assert!(said.contains("\n12 answered, 1 failed"), "{said}");
 }
 
 // ----- on a terminal ---------------------------------------------------------
@@ -322,4 +399,210 @@ fn a_terminal_has_a_size_keys_and_settings() {
     sh.press("\x03");
     assert_eq!((sh.exit_status(), sh.is_sane()), (7, true), "{IGNORED}");
     assert_eq!(sh.printed(), "12 40\r\n^C");
+}
+
+/// run.sh with a server whose jobs end when the function is called that comes
+/// with it.
+fn gated(
+    settings: &[(&str, &str)],
+    arguments: &[&str],
+) -> (Command, impl Fn() + use<>) {
+    let gate = scratch("gate");
+    let program = common::obedient("10");
+    let path = fake_cargo(Path::new(program.get_program()));
+    let mut command = run_sh(&[("SLEEP", "0")], arguments);
+    command.envs(settings.iter().copied());
+    command.env("GATE", &gate).env("PATH", path);
+    (command, move || drop(File::create(&gate).expect("a file")))
+}
+
+/// What each line that showed the burst had to say: its signs, without their
+/// colour, and its counts, without the seconds.
+fn live(printed: &str) -> Vec<(String, String)> {
+    let printed = printed.replace("\r\n", "\n");
+    let (whole, _unfinished) = printed.rsplit_once('\r').unwrap_or_default();
+    let lines = whole.split(['\r', '\n']).filter_map(|line| {
+        let line = screen(line).concat();
+        let (head, counts) = line.strip_prefix(' ')?.split_once(" s")?;
+        let (signs, seconds) = head.rsplit_once(' ').unwrap_or(("", head));
+        seconds.parse::<u32>().ok()?;
+        let counts = counts.trim_start_matches(": ");
+        Some((signs.trim().to_owned(), counts.to_owned()))
+    });
+    lines.collect()
+}
+
+/// How many requests are in each state, unless the line was cut off.
+fn states(counts: &str) -> Option<[usize; 4]> {
+    let number = |state| {
+        let mut counts = counts.split(", ");
+        counts.find_map(|count| count.strip_suffix(state)?.parse().ok())
+    };
+    let failed = number(" failed").unwrap_or_default();
+    Some([number(" answered")?, number(" sleep")?, number(" wait")?, failed])
+}
+
+/// Waits until the burst's line says this.
+#[track_caller]
+fn shows(terminal: &Terminal, signs: &str, counts: &str) {
+    let told = (signs.to_owned(), counts.to_owned());
+    terminal.wait_until(&format!("{told:?}"), |printed| {
+        live(printed).last() == Some(&told)
+    });
+}
+
+/// Fails unless each line that showed the burst has each request in one state.
+#[track_caller]
+fn assert_adds_up(terminal: &Terminal, requests: usize) {
+    let printed = terminal.printed();
+    let (burst, _bars) = printed.split_once("\nrequest  (").expect(&printed);
+    for (signs, counts) in live(burst) {
+        let number = |sign: char| signs.matches(sign).count();
+        let drawn = ['+', '#', '.', 'x'].map(number);
+        let drawn = (!signs.is_empty()).then_some(drawn);
+        let told = states(&counts);
+        for states in drawn.iter().chain(&told) {
+            let sum: usize = states.iter().sum();
+            assert_eq!(sum, requests, "{signs} {counts}");
+            assert!(states[1] <= 10, "there are ten workers: {counts}");
+        }
+        assert!(told.is_none() || drawn.is_none() || told == drawn);
+    }
+}
+
+/// Fails if the burst's line is still to be seen, or the terminal is not as it
+/// was. Returns what stands there.
+#[track_caller]
+fn assert_tidy(terminal: &Terminal) -> String {
+    let screen = screen(&terminal.printed());
+    let signs = [" +", " #", " .", " x"];
+    let is_live = |line: &String| {
+        signs.iter().any(|it| line.starts_with(it)) || line.contains(" sleep, ")
+    };
+    assert!(!screen.iter().any(is_live), "{screen:#?}");
+    assert!(terminal.is_sane());
+    screen.join("\n")
+}
+
+#[test]
+fn a_terminal_shows_the_burst_while_it_runs() {
+    let (command, open) = gated(&[("SLEEP", "1")], &[]);
+    let terminal = Terminal::start(&command, 80, 24);
+    let counts = "0 answered, 10 sleep, 3 wait";
+    shows(&terminal, "##########...", counts);
+    assert!(terminal.printed().contains("\x1b[32m##########\x1b[0m"));
+    // A window too narrow for the counts, and one too narrow for the signs.
+    terminal.resize(40, 24);
+    shows(&terminal, "##########...", "");
+    terminal.resize(19, 24);
+    terminal.wait_until("counts alone, cut off", |printed| {
+        live(printed).last().is_some_and(|(signs, counts)| {
+            signs.is_empty() && "0 answered, 10".starts_with(counts)
+        })
+    });
+    terminal.resize(80, 24);
+    shows(&terminal, "##########...", counts);
+    open();
+    assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    assert_adds_up(&terminal, 13);
+    let said = assert_tidy(&terminal);
+    assert_eq!(transcript(&said).len(), 26, "{said}");
+    assert!(said.contains("\n13 answered, 0 failed, in "), "{said}");
+    assert_clean(&command, &said);
+}
+
+#[test]
+fn more_requests_than_columns_are_counted() {
+    let (command, open) = gated(&[("REQUESTS", "200")], &[]);
+    let terminal = Terminal::start(&command, 80, 24);
+    shows(&terminal, "", "0 answered, 10 sleep, 190 wait");
+    open();
+    assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    assert_adds_up(&terminal, 200);
+    let said = assert_tidy(&terminal);
+    assert!(said.contains("\n200 answered, 0 failed, in "), "{said}");
+}
+
+/// Of a request that failed the server says that its job began, and no more.
+#[test]
+fn a_failed_request_is_shown_too_and_without_colour_if_you_like() {
+    let (mut command, open) = gated(&[("NO_COLOR", "1")], &[]);
+    let broken = scratch("break");
+    File::create(&broken).expect("a file");
+    let terminal = Terminal::start(command.env("BREAK", broken), 80, 24);
+    let counts = "0 answered, 10 sleep, 2 wait, 1 failed";
+    shows(&terminal, "##########..x", counts);
+    open();
+    assert_eq!(terminal.exit_status(), 1, "{}", terminal.printed());
+    let colours = terminal.printed().matches("\x1b[").count();
+    assert_eq!(colours, terminal.printed().matches("\x1b[J").count());
+    assert_adds_up(&terminal, 13);
+    assert_tidy(&terminal);
+}
+
+#[test]
+fn a_terminal_that_can_not_gets_no_control_sign() {
+    let settings = [("TERM", "dumb"), ("SLEEP", "0.5")];
+    let path = ("PATH", &*fake_cargo(Path::new(BINARY)));
+    let command = run_sh(&[settings[0], settings[1], path], &[]);
+    let terminal = Terminal::start(&command, 80, 24);
+    assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    let said = terminal.printed().replace("\r\n", "\n");
+    let control = said.contains(|c: char| c.is_control() && c != '\n');
+    assert!(!control, "{said:?}");
+    assert_eq!(transcript(&said).len(), 26, "{said}");
+}
+
+#[test]
+fn ctrl_c_leaves_the_terminal_as_it_was() {
+    let (command, open) = gated(&[], &[]);
+    let terminal = Terminal::start(&command, 80, 24);
+    let counts = "0 answered, 10 sleep, 3 wait";
+    shows(&terminal, "##########...", counts);
+    terminal.press("\x03");
+    let stopping = |printed: &str| printed.contains("ends it at once\r\n");
+    terminal.wait_until("word of the stop", stopping);
+    let said = assert_tidy(&terminal);
+    let own = said.lines().filter(|line| !line.ends_with("127.0.0.1"));
+    let own: Vec<_> = own.skip(1).collect();
+    let heading = "13 requests at once, 10 workers, 0 s of sleep:";
+    let stopping = "stopping: what sleeps may wake up; \
+                    Ctrl-C again ends it at once";
+    assert_eq!(own, [heading, "", "", stopping]);
+    open();
+    assert_eq!(terminal.exit_status(), 130, "{IGNORED}");
+    let said = assert_tidy(&terminal);
+    // What the server had to say while it stopped is there as well.
+    assert_eq!(transcript(&said).len(), 20, "{said}");
+    assert_clean(&command, &said);
+}
+
+#[test]
+fn a_server_that_is_kept_writes_to_a_file_and_not_to_the_terminal() {
+    let (mut command, open) = gated(&[("REQUESTS", "1")], &["--keep"]);
+    let program = common::obedient("10").get_program().to_owned();
+    let server = scratch("server");
+    let text = "(sleep 1; printf 'no end of line') & exec";
+    script(&server, &format!("{text} {program:?}"));
+    command.env("PATH", fake_cargo(&server));
+    let terminal = Terminal::start(&command, 80, 24);
+    let part = |printed: &str| printed.contains("no end of line");
+    terminal.wait_until("what is no whole line", part);
+    open();
+    assert_eq!(terminal.exit_status(), 0, "{}", terminal.printed());
+    let said = assert_tidy(&terminal);
+    let after = |text: &str| {
+        let rest = said.rsplit(text).next().expect(text);
+        rest.lines().next().expect("a line").to_owned()
+    };
+    let server = after("Stop it with: kill ");
+    let server = Killed(&server);
+    assert_eq!(status(&after("The server goes on at ")), "200");
+    let mut files =
+        said.lines().filter_map(|l| l.strip_prefix("It writes to "));
+    let stdout = files.find(|file| file.ends_with("stdout"));
+    let written = fs::read_to_string(stdout.expect(&said)).expect("a file");
+    assert_eq!(written.matches("127.0.0.1\n").count(), 4, "{written}");
+    assert_eq!(assert_tidy(&terminal), said);
+    common::signal("TERM", server.0);
 }

@@ -72,13 +72,20 @@ impl Terminal {
         self.read().split('\0').next().expect("there is one").to_owned()
     }
 
+    /// The last of it, for messages.
+    fn last(&self) -> String {
+        let printed = self.printed();
+        let last = printed.char_indices().rev().nth(999);
+        printed[last.map_or(0, |(start, _)| start)..].to_owned()
+    }
+
     /// Waits until a condition holds for what has been printed so far.
     #[track_caller]
     pub fn wait_until(&self, what: &str, condition: impl Fn(&str) -> bool) {
         let start = Instant::now();
         while !condition(&self.printed()) {
             let late = start.elapsed() > LONG;
-            assert!(!late, "no {what} in {:?}", self.printed());
+            assert!(!late, "no {what} in the end: {:?}", self.last());
             sleep(Duration::from_millis(5));
         }
     }
@@ -104,7 +111,7 @@ impl Terminal {
                 return status.parse().expect("a number");
             }
             let late = start.elapsed() > LONG;
-            assert!(!late, "no end after {:?}", self.printed());
+            assert!(!late, "no end after {:?}", self.last());
             sleep(Duration::from_millis(5));
         }
     }
@@ -119,6 +126,39 @@ impl Terminal {
         let on = |name| said.split([' ', ';', '\n']).any(|word| word == name);
         ["icanon", "echo", "isig", "opost"].into_iter().all(on)
     }
+}
+
+/// What stands in a window in which this was printed, with what has left it at
+/// the top. Other control signs than those below are not known here, on
+/// purpose: one that hides the cursor, say.
+#[track_caller]
+pub fn screen(printed: &str) -> Vec<String> {
+    let (mut lines, mut column) = (vec![Vec::new()], 0);
+    let mut signs = printed.chars();
+    while let Some(sign) = signs.next() {
+        let line = lines.last_mut().expect("there is one");
+        match sign {
+            '\r' => column = 0,
+            '\n' => lines.push(Vec::new()),
+            '\x1b' => {
+                let rest = signs.as_str();
+                let end = rest.find(char::is_alphabetic).map(|end| end + 1);
+                let (code, rest) = rest.split_at(end.unwrap_or_default());
+                match code {
+                    "[J" => line.truncate(column), // to the end of the window
+                    code if code.ends_with('m') => {} // a colour
+                    code => panic!("{code:?} in {printed:?}"),
+                }
+                signs = rest.chars();
+            }
+            sign => {
+                line.resize(line.len().max(column + 1), ' ');
+                line[column] = sign;
+                column += 1;
+            }
+        }
+    }
+    lines.into_iter().map(String::from_iter).collect()
 }
 
 impl Drop for Terminal {
