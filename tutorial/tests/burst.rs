@@ -102,7 +102,7 @@ fn thirteen_requests_on_ten_workers_make_two_waves() {
 /// The ten that have a worker keep it. The three in the queue never start.
 #[test]
 fn clients_that_leave_are_told_of_and_fail_the_run() {
-    let mut command = run_sh(&[("SLEEP", "1"), ("TIMEOUT", "0.5")], &[]);
+    let mut command = run_sh(&[("SLEEP", "3"), ("TIMEOUT", "1.5")], &[]);
     let (status, said, errors) = run(&mut command);
     assert_eq!(status, Some(1), "{said}{errors}");
     assert_eq!(transcript(&said).len(), 20, "{said}");
@@ -198,12 +198,8 @@ impl Drop for Killed<'_> {
 
 #[test]
 fn keep_leaves_the_server_and_says_how_to_reach_it() {
-    let said = scratch("said");
-    let file = File::create(&said).expect("a file");
     let settings = [("SLEEP", "0.1"), ("REQUESTS", "1")];
-    let mut command = run_sh(&settings, &["--keep"]);
-    let status_code = common::output(command.stdout(file)).status.code();
-    let said = fs::read_to_string(said).expect("a file");
+    let (status_code, said, _) = run(&mut run_sh(&settings, &["--keep"]));
     assert_eq!(status_code, Some(0), "{said}");
 
     let after = |text: &str| said.rsplit(text).next().expect(text).trim();
