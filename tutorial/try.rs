@@ -154,16 +154,21 @@ fn run(parts: &[Part], change: &Change, keep: bool) {
     });
 
     show("\n----- What the chapter says:");
+    if change.below.iter().all(|part| part.kind != "console") {
+        show("It builds, and the compiler has nothing to say.");
+    }
+    let below = change.below.iter();
+    let lines =
+        below.flat_map(|part| part.lines.iter().map(move |it| (part, it)));
     let mut folded = false;
-    for part in change.below {
-        for line in &part.lines {
-            if line.starts_with("<summary>") {
-                folded = true;
-            } else if line.starts_with("</details>") {
-                folded = false;
-            } else if folded || part.kind == "console" {
-                show(line);
-            }
+    for (part, line) in lines {
+        match line.as_str() {
+            _ if part.kind == "console" => show(line),
+            "</details>" => folded = false,
+            "<summary>Answer</summary>" => folded = true,
+            _ if folded => show(line),
+            _ if line.starts_with('#') => break, // It is the next section's.
+            _ => {}
         }
     }
 
