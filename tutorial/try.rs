@@ -45,20 +45,22 @@ fn main() {
         ([number], options @ ([] | ["--diff" | "--keep"])) => {
             let Some(change) = changes.iter().find(|it| it.number == *number)
             else {
-                refuse(&format!("there is no change {number}"))
+                refuse(&format!("no change {number}; tutorial/try lists them"))
             };
             match options {
                 ["--diff"] => change.diff.lines.iter().for_each(|it| show(it)),
                 _ => run(&parts, change, !options.is_empty()),
             }
         }
-        _ => refuse(&format!("'{}' is no call", arguments.join(" "))),
+        _ => {
+            refuse(&format!("'{}' is no call; see --help", arguments.join(" ")))
+        }
     }
     leave(0)
 }
 
 fn refuse(why: &str) -> ! {
-    eprintln!("try: {why}; tutorial/try lists what there is, --help says more");
+    eprintln!("try: {why}");
     leave(2)
 }
 
@@ -119,7 +121,7 @@ fn run(parts: &[Part], change: &Change, keep: bool) {
     let workshop = Workshop::new(place, online, show);
     let kept = workshop.place.join(&change.number);
     if keep && kept.exists() {
-        refuse(&format!("{} is there already", kept.display()));
+        refuse(&format!("{} is there: use or remove it", kept.display()));
     }
 
     let at = change.command.unwrap_or(change.diff).at(0);
