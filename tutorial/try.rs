@@ -45,20 +45,22 @@ fn main() {
         ([number], options @ ([] | ["--diff" | "--keep"])) => {
             let Some(change) = changes.iter().find(|it| it.number == *number)
             else {
-                refuse(&format!("there is no change {number}"))
+                refuse(&format!("no change {number}; tutorial/try lists them"))
             };
             match options {
                 ["--diff"] => change.diff.lines.iter().for_each(|it| show(it)),
                 _ => run(&parts, change, !options.is_empty()),
             }
         }
-        _ => refuse(&format!("'{}' is no call", arguments.join(" "))),
+        _ => {
+            refuse(&format!("'{}' is no call; see --help", arguments.join(" ")))
+        }
     }
     leave(0)
 }
 
 fn refuse(why: &str) -> ! {
-    eprintln!("try: {why}; tutorial/try lists what there is, --help says more");
+    eprintln!("try: {why}");
     leave(2)
 }
 
@@ -119,7 +121,7 @@ fn run(parts: &[Part], change: &Change, keep: bool) {
     let workshop = Workshop::new(place, online, show);
     let kept = workshop.place.join(&change.number);
     if keep && kept.exists() {
-        refuse(&format!("{} is there already", kept.display()));
+        refuse(&format!("{} is there: use or remove it", kept.display()));
     }
 
     let at = change.command.unwrap_or(change.diff).at(0);
@@ -154,16 +156,21 @@ fn run(parts: &[Part], change: &Change, keep: bool) {
     });
 
     show("\n----- What the chapter says:");
+    if change.below.iter().all(|part| part.kind != "console") {
+        show("It builds, and the compiler has nothing to say.");
+    }
+    let below = change.below.iter();
+    let lines =
+        below.flat_map(|part| part.lines.iter().map(move |it| (part, it)));
     let mut folded = false;
-    for part in change.below {
-        for line in &part.lines {
-            if line.starts_with("<summary>") {
-                folded = true;
-            } else if line.starts_with("</details>") {
-                folded = false;
-            } else if folded || part.kind == "console" {
-                show(line);
-            }
+    for (part, line) in lines {
+        match line.as_str() {
+            _ if part.kind == "console" => show(line),
+            "</details>" => folded = false,
+            "<summary>Answer</summary>" => folded = true,
+            _ if folded => show(line),
+            _ if line.starts_with('#') => break, // It is the next section's.
+            _ => {}
         }
     }
 

@@ -110,7 +110,7 @@ fn it_prints_a_diff_to_apply_and_keeps_a_copy_that_it_does_not_touch_again() {
         assert!(changed.contains("submit(move || core.get(remote_ip));"));
     }
     let (status, _, errors) = run(&mut keep);
-    let is_there = format!("{} is there already", kept.display());
+    let is_there = format!("{} is there: ", kept.display());
     assert!(status == Some(2) && errors.contains(&is_there), "{errors}");
     if !is_readers {
         fs::remove_dir_all(kept).expect("it was made here");

@@ -243,8 +243,8 @@ impl Workshop {
 
     /// Runs the commands of a block. Returns what is not as it is told.
     ///
-    /// Those that end in `&` are servers, which the others ask. Where there is
-    /// none, they ask one that sleeps a tenth of a second.
+    /// Those that end in `&` are servers, which the others ask. Where nothing
+    /// starts one, they ask one that sleeps a tenth of a second.
     pub fn run(
         &self,
         console: &Part,
@@ -265,7 +265,7 @@ impl Workshop {
             (self.show)("(building)");
             self.prepare(&builds, folder)?;
         }
-        if asks && !has(" &") {
+        if asks && !has("cargo run") {
             let command = "SLEEP=0.1 cargo run --quiet &".to_owned();
             let (at, told) = (console.at(0), "...".to_owned());
             steps.insert(0, Step { at, command, told });
@@ -277,13 +277,16 @@ impl Workshop {
             let command = step.command.replace("8888", &port);
             step.command = command.replace("8889", &second);
             (self.show)(&format!("$ {}", step.command));
-            if let Some(command) = step.command.strip_suffix(" &") {
-                let command = format!("export PORT={port}\n{command}");
-                let server = self.start(&command, folder, self.show);
+            let mut bash = step.command.clone();
+            if bash.contains(&port) || bash.ends_with(" &") {
+                bash = format!("export PORT={port}\n{bash}");
+            }
+            if let Some(command) = bash.strip_suffix(" &") {
+                let server = self.start(command, folder, self.show);
                 server.wait_for("listening on ");
                 servers.push((step, server));
             } else {
-                wrong.extend(self.check(&step, folder));
+                wrong.extend(self.check(&step, &bash, folder));
             }
         }
         for (step, server) in servers {
@@ -294,15 +297,15 @@ impl Workshop {
     }
 
     /// Runs a command. Returns what is not as it is told.
-    fn check(&self, step: &Step, folder: &Path) -> Option<String> {
+    fn check(&self, step: &Step, bash: &str, folder: &Path) -> Option<String> {
         if step.command.starts_with("tutorial/measure") {
             return None; // It takes minutes, and it can check itself.
         }
         // A machine that is busy sends requests late, and draws other bars.
         let mut tries = if step.command.contains("./run.sh") { 5 } else { 1 };
         loop {
-            let run = self.start(&step.command, folder, self.show);
-            let wrong = step.wrong(&run.end())?;
+            let run = self.start(bash, folder, self.show).end();
+            let wrong = step.wrong(&run)?;
             tries -= 1;
             if tries == 0 {
                 return Some(wrong);
