@@ -404,7 +404,10 @@ fn shape(line: &str) -> String {
             // A request that is sent late seems to wait for some columns.
             1 if is_bar && 2 * count('.') > count('#') => ".#".to_owned(),
             1 if is_bar => "#".to_owned(),
-            _ if word.chars().all(is_digit) || word.starts_with("error[") => {
+            _ if word.chars().all(is_digit)
+                || word.starts_with("error[")
+                || word.starts_with("<html>") =>
+            {
                 (*word).to_owned()
             }
             _ => {
