@@ -121,7 +121,7 @@ fn the_executor_alone_works_as_the_chapter_says() {
 #[test]
 fn what_was_measured_has_the_rows_that_the_script_prints() {
     for (path, command, columns) in [
-        ("tutorial/17-the-rivals.md", "tutorial/measure rivals", 5),
+        ("tutorial/17-the-rivals.md", "tutorial/measure rivals", 6),
         ("tutorial/18-measure-it.md", "tutorial/measure", 4),
     ] {
         let table = table(path, command);
