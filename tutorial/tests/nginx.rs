@@ -277,6 +277,23 @@ fn a_replica_that_is_killed_costs_no_answer() {
     assert_eq!((a.done(), b.going(), b.done()), (0, 30, 30));
 }
 
+#[test]
+fn what_a_stop_leaves_undone_starts_again_at_the_other_replica() {
+    let [(a, open_a), (b, open_b)] = ["1"; 2].map(gated);
+    let Some(proxy) = nginx([a.port, b.port], &[]) else { return };
+    let client = proxy.send(GET);
+    wait_until("its job", || a.going() + b.going() == 1);
+    let (mut busy, idle, open_idle): (_, _, &dyn Fn()) = match a.going() {
+        1 => (a, b, &open_b),
+        _ => (b, a, &open_a),
+    };
+    open_idle();
+    busy.signal("TERM");
+    assert_eq!(busy.exit_status(), Some(1), "after its 30 seconds");
+    assert!(read_to_close(client).ends_with("msg to client 127.0.0.1"));
+    assert_eq!((busy.done(), idle.done()), (0, 1));
+}
+
 /// nginx holds only some of what this client does not read.
 #[test]
 fn a_page_that_has_begun_ends_with_its_replica() {
