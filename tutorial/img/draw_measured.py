@@ -20,7 +20,7 @@ DRAWN = [
     ('a 404, 1,000 wait, 99th percentile: ms', 'a page while 1,000 wait, 99th percentile', 'ms'),
     ('memory, nobody waits: KB', 'memory while nobody waits', 'KB'),
     ('memory for each of 10,000 that wait: bytes', 'memory for each of 10,000 that wait', 'bytes'),
-    ('work begun for 50 that had left: worker-seconds', 'work begun for 50 that had left',
+    ('begun for 50 that had left: worker-seconds', 'work begun for 50 that had left',
      'worker-seconds'),
 ]
 
