@@ -139,7 +139,7 @@ async def passes_on():
 
 
 async def bug():
-    return [][0]
+    raise IndexError('a bug')
 
 
 async def error():
@@ -715,6 +715,7 @@ def main(wanted):
             asyncio.run(phrase())
     if LOG:
         print('no phrase asked for this log:', logged(), file=sys.stderr)
+        return 1
     return 0
 
 
