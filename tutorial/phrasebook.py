@@ -68,6 +68,7 @@ def post(executor):
 
 
 async def submit():
+    # A set: of answers that are the same, one is left.
     loop, ip = IOLoop.current(), '127.0.0.1'
     with ThreadPoolExecutor(max_workers=10) as executor:
         answers = {
@@ -75,7 +76,6 @@ async def submit():
             await loop.run_in_executor(executor, core, ip),
             await asyncio.to_thread(core, remote_ip=ip),
         }
-    # A set: of answers that are the same, one is left.
     print('submit:', *answers)
 
 
@@ -301,12 +301,14 @@ async def time_limit():
 async def background():
     IOLoop.current().spawn_callback(bug)
     print('background: we go on')
+    # It is logged some turns of the loop after the coroutine has ended.
     while not LOG:
         await asyncio.sleep(0)
     print('background: of a bug, the log has:', logged())
 
     task = asyncio.create_task(fails())
     await asyncio.wait([task])
+    # Its error is logged when nobody can await it any more.
     del task
     print('background: of an error, the log has, python:', logged())
 
@@ -344,12 +346,28 @@ async def every():
     clock.start()
     await sixth.wait()
     clock.stop()
+    # No time is an upper bound: a busy machine is late, and never early.
     waited = calls[0] - began > 0.0005
     missed = 'skipped' if calls[5] - calls[1] > 0.002 else 'made up for'
     print('every: first, python:', 'after a period' if waited else 'at once')
     print('every:', *order[:4])
     print('every: what it missed, python: is', missed)
     print('every: what it missed, the Tornado way: is', missed)
+
+    bugs, third = [], asyncio.Event()
+
+    async def breaks():
+        bugs.append(len(bugs))
+        if len(bugs) == 3:
+            third.set()
+        await bug()
+
+    clock = PeriodicCallback(breaks, 1)
+    clock.start()
+    await third.wait()
+    clock.stop()
+    said = logged().split(', ')
+    print(f'every: after {said[0]}, python: there are {len(said) - 1} more')
 
 
 # ----- between tasks ---------------------------------------------------------
@@ -505,6 +523,7 @@ async def run_sync():
     try:
         asyncio.run(coroutine)
     except RuntimeError:
+        # Or Python warns that nobody has awaited it.
         coroutine.close()
         print('run_sync: on the loop: refused')
 

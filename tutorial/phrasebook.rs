@@ -213,6 +213,7 @@ async fn as_finished() -> Done {
         });
     }
     for name in ["c", "a", "b"] {
+        // Dropped, a sender ends the wait of its receiver, too.
         gates.remove(name);
         if let Some(name) = jobs.join_next().await {
             say!("as_finished: {}", name?);
@@ -300,6 +301,7 @@ async fn time_limit() -> Done {
     let fate = fate.await.unwrap_or("dropped");
     say!("time_limit: the late task: {fate}");
 
+    // Kept: without a sender, the call would be done at once.
     let (_go, gate) = oneshot::channel();
     let (tell, fate) = oneshot::channel();
     if timeout(MILLISECOND, late(gate, tell)).await.is_err() {
@@ -311,6 +313,7 @@ async fn time_limit() -> Done {
 }
 
 async fn background() -> Done {
+    // Dropped when the task ends, however it does. Then `ended` is an error.
     let (alive, ended) = oneshot::channel::<()>();
     tokio::spawn(async {
         let _alive = alive;
@@ -377,6 +380,17 @@ async fn every() -> Done {
     say!("every: what it missed, rust: {missed}");
     let missed = what_it_missed(MissedTickBehavior::Skip).await;
     say!("every: what it missed, the Tornado way: {missed}");
+
+    let task = tokio::spawn(async {
+        let mut clock = interval(MILLISECOND);
+        loop {
+            clock.tick().await;
+            bug().await;
+        }
+    });
+    if task.await.is_err() {
+        say!("every: after {}, rust: there are no more", logged());
+    }
     Ok(())
 }
 
@@ -391,6 +405,7 @@ async fn visit(name: &'static str, mutex: &tokio::sync::Mutex<Vec<&str>>) {
 async fn lock() -> Done {
     let mutex = tokio::sync::Mutex::new(Vec::new());
     let guard = mutex.lock().await;
+    // They are polled in this order, so they wait in this order.
     tokio::join!(
         visit("a", &mutex),
         visit("b", &mutex),
@@ -424,8 +439,14 @@ async fn event() -> Done {
 async fn condition() -> Done {
     let (stock, mut changed) = watch::channel(0);
     let take = async {
-        changed.wait_for(|stock| *stock >= 3).await?;
-        stock.send_modify(|stock| *stock -= 3);
+        let take_three = |stock: &mut u32| {
+            let enough = *stock >= 3;
+            *stock -= if enough { 3 } else { 0 };
+            enough
+        };
+        while !stock.send_if_modified(take_three) {
+            changed.changed().await?;
+        }
         Ok::<_, RecvError>(())
     };
     let fill = async {
@@ -448,6 +469,8 @@ async fn condition() -> Done {
 
 type Jobs = Arc<tokio::sync::Mutex<mpsc::Receiver<u32>>>;
 
+// A function, so that the lock is free before the job is done. In the head of
+// a `while let`, its guard would live to the end of the body.
 async fn next(jobs: &Jobs) -> Option<u32> {
     jobs.lock().await.recv().await
 }
@@ -689,11 +712,17 @@ async fn context() -> Done {
 
 // ----- in a server ----------------------------------------------------------
 
+type Answer<B = Full<Bytes>> = Result<Response<B>, Infallible>;
+
+fn page(body: impl Into<Full<Bytes>>) -> Answer {
+    Ok(Response::new(body.into()))
+}
+
 async fn serve<F, B>(
     handler: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
 ) -> io::Result<SocketAddr>
 where
-    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    F: Future<Output = Answer<B>> + Send + 'static,
     B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -709,6 +738,7 @@ where
     Ok(address)
 }
 
+// On a thread of tokio's pool: std's socket blocks.
 async fn connect(address: SocketAddr) -> Result<TcpStream, Box<dyn Error>> {
     let connect = move || {
         let mut stream = TcpStream::connect(address)?;
@@ -721,21 +751,18 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, Box<dyn Error>> {
     Ok(spawn_blocking(connect).await??)
 }
 
-fn visitor(visits: &Mutex<u32>) -> u32 {
-    let mut visits = visits.lock().expect("nothing panics under it");
-    *visits += 1;
-    *visits
+async fn visit(visits: Arc<Mutex<u32>>) -> Answer {
+    let visitor = {
+        let mut visits = visits.lock().expect("nothing panics under it");
+        *visits += 1;
+        *visits
+    };
+    page(format!("visitor {visitor}"))
 }
 
 async fn shared() -> Done {
     let visits = Arc::new(Mutex::new(0));
-    let handler = move |_| {
-        let visits = Arc::clone(&visits);
-        async move {
-            let body = format!("visitor {}", visitor(&visits));
-            Ok(Response::new(Full::<Bytes>::from(body)))
-        }
-    };
+    let handler = move |_| visit(Arc::clone(&visits));
     let address = serve(handler).await?;
     for _ in 0..3 {
         let stream = connect(address).await?;
@@ -747,19 +774,20 @@ async fn shared() -> Done {
     Ok(())
 }
 
+type Fate = oneshot::Receiver<&'static str>;
+
+async fn waits(starts: mpsc::Sender<Fate>) -> Answer {
+    let (_go, gate) = oneshot::channel();
+    let (tell, fate) = oneshot::channel();
+    starts.send(fate).await.ok();
+    page(late(gate, tell).await)
+}
+
 async fn client_leaves() -> Done {
     let (starts, mut begun) = mpsc::channel(1);
-    let handler = move |_| {
-        let starts = starts.clone();
-        async move {
-            let (_go, gate) = oneshot::channel();
-            let (tell, fate) = oneshot::channel();
-            starts.send(fate).await.ok();
-            Ok(Response::new(Full::<Bytes>::from(late(gate, tell).await)))
-        }
-    };
-    let stream = connect(serve(handler).await?).await?;
-    let Some(fate) = begun.recv().await else { return Ok(()) };
+    let address = serve(move |_| waits(starts.clone())).await?;
+    let stream = connect(address).await?;
+    let fate = begun.recv().await.ok_or("the handler has not begun")?;
     say!("client_leaves: the handler waits, its client leaves");
     drop(stream);
     let fate = fate.await.unwrap_or("dropped");
@@ -782,25 +810,29 @@ impl Body for Chunks {
     }
 }
 
-async fn stream() -> Done {
-    static MADE: AtomicUsize = AtomicUsize::new(0);
-    let (tell, mut fate) = mpsc::channel(1);
-    let handler = move |_| {
-        let tell = tell.clone();
-        let (sender, chunks) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let chunk = Bytes::from(vec![0; 65_536]);
-            let why = loop {
-                if let Err(why) = sender.send(chunk.clone()).await {
-                    break why.to_string();
-                }
-                MADE.fetch_add(chunk.len(), SeqCst);
-            };
-            tell.send(why).await
-        });
-        async { Ok(Response::new(Chunks(chunks))) }
+static MADE: AtomicUsize = AtomicUsize::new(0);
+
+async fn write(body: mpsc::Sender<Bytes>, fate: mpsc::Sender<String>) {
+    let chunk = Bytes::from(vec![0; 65_536]);
+    let why = loop {
+        if let Err(why) = body.send(chunk.clone()).await {
+            break why.to_string();
+        }
+        MADE.fetch_add(chunk.len(), SeqCst);
     };
-    let mut stream = connect(serve(handler).await?).await?;
+    fate.send(why).await.ok();
+}
+
+async fn endless(fate: mpsc::Sender<String>) -> Answer<Chunks> {
+    let (body, chunks) = mpsc::channel(1);
+    tokio::spawn(write(body, fate));
+    Ok(Response::new(Chunks(chunks)))
+}
+
+async fn stream() -> Done {
+    let (tell, mut fate) = mpsc::channel(1);
+    let address = serve(move |_| endless(tell.clone())).await?;
+    let mut stream = connect(address).await?;
     let read = spawn_blocking(move || {
         let mut read = vec![0; 1 << 20];
         stream.read_exact(&mut read).map(|()| (stream, read.len()))

@@ -8,7 +8,7 @@ mod common;
 use common::ROOT;
 use common::chapter::{parts, read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// The Python with Tornado: the one in `PHRASEBOOK_PYTHON`, or `python3`.
 fn python() -> Option<PathBuf> {
@@ -32,12 +32,14 @@ fn run_python(python: &Path, arguments: &[&str]) -> Output {
 fn run_rust(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--offline", "--example", "phrasebook"]);
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("");
-    run(command.arg("--target-dir").arg(target).arg("--").args(arguments))
+    run(command.arg("--target-dir").arg(target()).arg("--").args(arguments))
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("")
 }
 
 fn run(command: &mut Command) -> Output {
-    use std::process::Stdio;
     let command = command.current_dir(ROOT).env_remove("RUST_BACKTRACE");
     common::output(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
@@ -66,140 +68,169 @@ fn names(output: &Output) -> Vec<String> {
     names.trim().split(", ").map(str::to_owned).collect()
 }
 
-/// A line in which the halves differ: its phrase, what it is about, and what
-/// each half says of that.
-type Difference = [String; 4];
-
-/// The difference that two lines tell of, if that is all they differ in.
-fn difference(python: &str, rust: &str) -> Option<Difference> {
-    let (about, left) = python.split_once(", python: ")?;
-    let (same, right) = rust.split_once(", rust: ")?;
-    let (phrase, about) = about.split_once(": ")?;
-    let good = same == format!("{phrase}: {about}") && left != right;
-    good.then(|| [phrase, about, left, right].map(str::to_owned))
+/// Whether two lines tell of a difference, and are the same up to that.
+fn differ(python: &str, rust: &str) -> bool {
+    let halves =
+        python.split_once(", python: ").zip(rust.split_once(", rust: "));
+    halves.is_some_and(|((about, left), (same, right))| {
+        about == same && left != right
+    })
 }
 
-/// Compares what two halves print, line by line. Returns where they rightly
-/// differ, or what is wrong.
-fn compare(python: &str, rust: &str) -> Result<Vec<Difference>, String> {
-    let mut differences = Vec::new();
+/// Compares what the halves print, line by line. Returns it as the chapters
+/// have it: where they differ, Python's line and then Rust's.
+fn compare(python: &str, rust: &str) -> Result<String, String> {
+    let mut both = String::new();
     let mut lines = [python.lines(), rust.lines()];
     loop {
         let [python, rust] = lines.each_mut().map(Iterator::next);
         let (Some(left), Some(right)) = (python, rust) else {
             let end = python.is_none() && rust.is_none();
             let more = format!("one ends: {python:?}, {rust:?}");
-            return if end { Ok(differences) } else { Err(more) };
+            return if end { Ok(both) } else { Err(more) };
         };
-        if let Some(difference) = difference(left, right) {
-            differences.push(difference);
-        } else if left != right || left.contains(", python: ") {
+        if differ(left, right) {
+            both += &format!("{left}\n{right}\n");
+        } else if left == right && !left.contains(", python: ") {
+            both += &format!("{left}\n");
+        } else {
             return Err(format!("python: {left}\nrust:   {right}"));
         }
     }
 }
 
 /// The lines of one phrase.
-fn of<'a>(phrase: &str, printed: &'a str) -> String {
-    let is_its = |line: &&'a str| {
-        line.strip_prefix(phrase).is_some_and(|rest| rest.starts_with(": "))
-    };
-    let lines = printed.lines().filter(is_its);
+fn of(phrase: &str, printed: &str) -> String {
+    let start = format!("{phrase}: ");
+    let lines = printed.lines().filter(|line| line.starts_with(&start));
     lines.flat_map(|line| [line, "\n"]).collect()
 }
 
-/// The phrases of the chapters, in order: name, chapter, and the text below
-/// its heading, which ends with the name.
-fn sections() -> Vec<[String; 3]> {
+/// All of it, if each line is of a phrase, and these come in their order.
+#[track_caller]
+fn assert_in_order(known: &[String], printed: &str) {
+    let all: String = known.iter().map(|name| of(name, printed)).collect();
+    assert_eq!(all, printed);
+}
+
+/// What a chapter says of a phrase.
+struct Section {
+    phrase: String,
+    path: String,
+    /// The blocks below its heading: what its first line says, and the rest.
+    blocks: Vec<[String; 2]>,
+}
+
+/// The sections of the chapters, in order. Their headings end with the phrase.
+fn sections() -> Vec<Section> {
     let summary = read("tutorial/SUMMARY.md");
     let part = summary.split("\n# ").find(|it| it.starts_with("More corout"));
-    let part = part.expect("a part of the book");
-    let links = part.split("](").skip(1).map(|it| it.split_once(')'));
+    let links = part.expect("a part of the book").split("](").skip(1);
+    let paths = links.filter_map(|link| Some(link.split_once(')')?.0));
     let mut sections = Vec::new();
-    for path in links.flatten().map(|(file, _)| format!("tutorial/{file}")) {
+    for path in paths.map(|file| format!("tutorial/{file}")) {
         for section in read(&path).split("\n## ").skip(1) {
             let (heading, body) = section.split_once('\n').expect("a body");
-            let name =
-                heading.strip_suffix('`').and_then(|it| it.split_once('`'));
-            if let Some((_, name)) = name {
-                sections.push([name, &path, body].map(str::to_owned));
-            }
+            let Some(phrase) = heading.strip_suffix('`') else { continue };
+            let phrase = phrase.rsplit('`').next().expect(heading).to_owned();
+            let blocks = body.split("```").skip(1).step_by(2);
+            let blocks = blocks.filter_map(|block| block.split_once('\n'));
+            let blocks = blocks.map(|(kind, text)| [kind, text]);
+            let blocks = blocks.map(|it| it.map(str::to_owned)).collect();
+            sections.push(Section { phrase, path: path.clone(), blocks });
         }
     }
     sections
 }
 
-/// The rows of the tables with the head `| | Python | Rust |`.
-fn rows(section: &str) -> Vec<[String; 3]> {
-    let mut lines = section.lines().peekable();
-    let mut rows = Vec::new();
-    while let Some(line) = lines.next() {
-        if line == "| | Python | Rust |" {
-            lines.next();
-            while let Some(row) = lines.next_if(|row| row.starts_with("| ")) {
-                let cells = row.trim_matches(['|', ' ']).split(" | ");
-                let cells: Vec<_> = cells.map(str::to_owned).collect();
-                rows.push(cells.try_into().expect(row));
+#[test]
+fn both_halves_print_the_same_and_it_is_what_the_chapters_say() {
+    let known = names(&run_rust(&["join", "joyn"]));
+    let rust = printed(&run_rust(&[]));
+    assert_in_order(&known, &rust);
+
+    let python = python();
+    let both = python.as_ref().map(|python| {
+        assert_eq!(names(&run_python(python, &["join", "joyn"])), known);
+        let left = printed(&run_python(python, &[]));
+        assert_in_order(&known, &left);
+        assert_eq!(printed(&run_python(python, &["join"])), of("join", &left));
+        compare(&left, &rust).unwrap_or_else(|why| panic!("\n{why}"))
+    });
+    let sections = sections();
+    for Section { phrase, path, blocks } in &sections {
+        let start = format!("{phrase}: ");
+        let told = blocks.iter().find(|[_, text]| text.starts_with(&start));
+        let [_, told] = told.unwrap_or_else(|| panic!("{path}: no {start}"));
+        let rusts = told.lines().filter(|it| !it.contains(", python: "));
+        let rusts: String = rusts.flat_map(|line| [line, "\n"]).collect();
+        assert_eq!(rusts, of(phrase, &rust), "{path}: told | printed");
+        if let Some(both) = &both {
+            assert_eq!(*told, of(phrase, both), "{path}: told | printed");
+        }
+    }
+    let told: Vec<_> = sections.iter().map(|it| &it.phrase).collect();
+    assert_eq!(told, known.iter().collect::<Vec<_>>(), "told | there");
+}
+
+#[test]
+fn each_phrase_is_a_function_of_its_name_found_from_the_table() {
+    let known = names(&run_rust(&["joyn"]));
+    let all = printed(&run_rust(&[]));
+    let sections = sections();
+    let table = parts(&sections[0].path).remove(0).lines.join("\n");
+    for (Section { phrase, path, blocks }, name) in sections.iter().zip(&known)
+    {
+        assert_eq!(phrase, name, "{path}: told | there");
+        assert_eq!(printed(&run_rust(&[name])), of(name, &all));
+        for [kind, start] in [["python", "async def "], ["rust", "async fn "]] {
+            let start = format!("\n{start}{name}(");
+            let is_its = |[own, text]: &&[String; 2]| {
+                own == kind && format!("\n{text}").contains(&start)
+            };
+            assert!(blocks.iter().any(|it| is_its(&it)), "{path}: no{start}");
+        }
+        let linked = table.contains(&format!("-{name})"));
+        assert!(linked, "the first table has no link to {name}");
+    }
+}
+
+/// A sketch is a function of phrasebook.rs, changed. The block below it has
+/// what the compiler says then.
+#[test]
+fn the_changed_functions_fail_to_compile_as_the_chapters_say() {
+    let rust = read("tutorial/phrasebook.rs");
+    let mut count = 0;
+    for Section { phrase, path, blocks } in sections() {
+        for pair in blocks.windows(2) {
+            let [[kind, sketch], [_, told]] = pair else { continue };
+            if kind != "rust,ignore" {
+                continue;
+            }
+            count += 1;
+            let (head, _) = sketch.split_once('\n').expect("a function");
+            let (before, rest) = rust.split_once(head).expect(head);
+            let (_, after) = rest.split_once("\n}\n").expect("its end");
+            let text = format!("{before}{sketch}{after}");
+            let folder = common::make(&format!("phrase-{phrase}"), &text);
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["check", "--offline", "--color", "never"]);
+            cargo.arg("--target-dir").arg(target());
+            let output = run(cargo
+                .arg("--manifest-path")
+                .arg(folder.join("Cargo.toml")));
+            let said = self::text(&output.stderr);
+            let mut lines = said.lines();
+            for line in told.lines().filter(|line| *line != "...") {
+                let is_there = lines.any(|own| own == line);
+                assert!(
+                    is_there,
+                    "{path}: {phrase}: {line}\nis not in\n{said}"
+                );
             }
         }
     }
-    rows
-}
-
-#[test]
-fn both_halves_print_the_same_and_the_chapters_have_where_they_differ() {
-    let Some(python) = python() else { return };
-    let known = names(&run_python(&python, &["join", "joyn"]));
-    let all = [run_python(&python, &[]), run_rust(&[])];
-    let [left, right] = all.each_ref().map(printed);
-    let compared = compare(&left, &right);
-    let differences = compared.unwrap_or_else(|why| panic!("{why}"));
-
-    // Each line belongs to a phrase, and the phrases come in their order.
-    let in_order: String = known.iter().map(|name| of(name, &left)).collect();
-    assert_eq!(left, in_order);
-    assert_eq!(printed(&run_python(&python, &["join"])), of("join", &left));
-
-    for [name, path, body] in sections() {
-        let mine = differences.iter().filter(|[phrase, ..]| *phrase == name);
-        let printed: Vec<_> =
-            mine.map(|[_, cells @ ..]| cells.clone()).collect();
-        assert_eq!(rows(&body), printed, "{path}: {name}: the table | printed");
-    }
-}
-
-#[test]
-fn both_halves_and_the_chapters_have_the_same_phrases_in_the_same_order() {
-    let known = names(&run_rust(&["join", "joyn"]));
-    let all = printed(&run_rust(&[]));
-    let in_order: String = known.iter().map(|name| of(name, &all)).collect();
-    assert_eq!(all, in_order);
-    let of_text = |path: &str, start: &str| {
-        let text = read(path);
-        let starts = text.lines().filter_map(|line| line.strip_prefix(start));
-        let names = starts.filter_map(|it| it.split_once('('));
-        let names = names.map(|(name, _)| name.to_owned());
-        names.filter(|name| known.contains(name)).collect::<Vec<_>>()
-    };
-    assert_eq!(of_text("tutorial/phrasebook.py", "async def "), known);
-    assert_eq!(of_text("tutorial/phrasebook.rs", "async fn "), known);
-
-    let sections = sections();
-    let named: Vec<_> = sections.iter().map(|[name, ..]| name).collect();
-    assert_eq!(named, known.iter().collect::<Vec<_>>());
-    let [_, first, _] = &sections[0];
-    let table = &parts(first)[0].lines.join("\n");
-    for [name, path, body] in &sections {
-        for start in ["async def ", "async fn "] {
-            let start = format!("\n{start}{name}(");
-            assert!(body.contains(&start), "{path}: {name}: no{start}");
-        }
-        let console = format!("\n$ cargo run --example phrasebook {name}\n");
-        assert!(body.contains(&console), "{path}: {name}: no{console}");
-        let linked = table.contains(&format!("-{name})"));
-        assert!(linked, "{first}: the table has no link to {name}");
-        assert_eq!(printed(&run_rust(&[name])), of(name, &all));
-    }
+    assert!(count > 0, "no sketch is checked");
 }
 
 /// The comparison can fail.
@@ -207,8 +238,8 @@ fn both_halves_and_the_chapters_have_the_same_phrases_in_the_same_order() {
 fn what_differs_without_saying_so_is_found() {
     let python = "a: 1\na: it, python: goes on\nb: 2\n";
     let rust = "a: 1\na: it, rust: dropped\nb: 2\n";
-    let row = ["a", "it", "goes on", "dropped"].map(str::to_owned);
-    assert_eq!(compare(python, rust), Ok(vec![row]));
+    let both = "a: 1\na: it, python: goes on\na: it, rust: dropped\nb: 2\n";
+    assert_eq!(compare(python, rust).as_deref(), Ok(both));
     for wrong in [
         "a: 1\na: it, rust: dropped\n", // a line is missing
         "a: 1\na: it, rust: dropped\nb: 2\nb: 3", // there is one more

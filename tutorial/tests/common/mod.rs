@@ -390,7 +390,9 @@ pub fn make(name: &str, main: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
     fs::create_dir_all(folder.join("src")).expect("a folder");
     let toml = read("Cargo.toml");
-    let sections = toml.split("\n[").filter(|s| !s.starts_with("[test]]"));
+    let is_none_of_its = ["[test]]", "[example]]"];
+    let is_own = |s: &&str| !is_none_of_its.iter().any(|it| s.starts_with(it));
+    let sections = toml.split("\n[").filter(is_own);
     let toml = sections.collect::<Vec<_>>().join("\n[") + "\n[workspace]\n";
     for (file, text) in [
         ("Cargo.toml", toml.replace("threaded-tokio", &name)),
