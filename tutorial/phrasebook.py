@@ -375,7 +375,7 @@ async def every():
 async def lock():
     mutex, order = locks.Lock(), []
 
-    async def visit(name):
+    async def enter(name):
         async with mutex:
             await asyncio.sleep(0)
             order.append(name)
@@ -384,7 +384,7 @@ async def lock():
         mutex.release()
 
     await mutex.acquire()
-    await asyncio.gather(visit('a'), visit('b'), visit('c'), leave())
+    await asyncio.gather(enter('a'), enter('b'), enter('c'), leave())
     print('lock:', *order)
 
 

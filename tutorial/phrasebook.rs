@@ -396,7 +396,7 @@ async fn every() -> Done {
 
 // ----- between tasks --------------------------------------------------------
 
-async fn visit(name: &'static str, mutex: &tokio::sync::Mutex<Vec<&str>>) {
+async fn enter(name: &'static str, mutex: &tokio::sync::Mutex<Vec<&str>>) {
     let mut order = mutex.lock().await;
     yield_now().await;
     order.push(name);
@@ -407,9 +407,9 @@ async fn lock() -> Done {
     let guard = mutex.lock().await;
     // They are polled in this order, so they wait in this order.
     tokio::join!(
-        visit("a", &mutex),
-        visit("b", &mutex),
-        visit("c", &mutex),
+        enter("a", &mutex),
+        enter("b", &mutex),
+        enter("c", &mutex),
         async { drop(guard) },
     );
     say!("lock: {}", mutex.into_inner().join(" "));
