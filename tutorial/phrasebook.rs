@@ -712,17 +712,17 @@ async fn context() -> Done {
 
 // ----- in a server ----------------------------------------------------------
 
-type Answer<B = Full<Bytes>> = Result<Response<B>, Infallible>;
+type Page = Response<Full<Bytes>>;
 
-fn page(body: impl Into<Full<Bytes>>) -> Answer {
-    Ok(Response::new(body.into()))
+fn page(body: String) -> Page {
+    Response::new(body.into())
 }
 
 async fn serve<F, B>(
     handler: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
 ) -> io::Result<SocketAddr>
 where
-    F: Future<Output = Answer<B>> + Send + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -751,13 +751,13 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, Box<dyn Error>> {
     Ok(spawn_blocking(connect).await??)
 }
 
-async fn visit(visits: Arc<Mutex<u32>>) -> Answer {
+async fn visit(visits: Arc<Mutex<u32>>) -> Result<Page, Infallible> {
     let visitor = {
         let mut visits = visits.lock().expect("nothing panics under it");
         *visits += 1;
         *visits
     };
-    page(format!("visitor {visitor}"))
+    Ok(page(format!("visitor {visitor}")))
 }
 
 async fn shared() -> Done {
@@ -776,11 +776,11 @@ async fn shared() -> Done {
 
 type Fate = oneshot::Receiver<&'static str>;
 
-async fn waits(starts: mpsc::Sender<Fate>) -> Answer {
+async fn waits(starts: mpsc::Sender<Fate>) -> Result<Page, Infallible> {
     let (_go, gate) = oneshot::channel();
     let (tell, fate) = oneshot::channel();
     starts.send(fate).await.ok();
-    page(late(gate, tell).await)
+    Ok(page(late(gate, tell).await.into()))
 }
 
 async fn client_leaves() -> Done {
@@ -823,7 +823,9 @@ async fn write(body: mpsc::Sender<Bytes>, fate: mpsc::Sender<String>) {
     fate.send(why).await.ok();
 }
 
-async fn endless(fate: mpsc::Sender<String>) -> Answer<Chunks> {
+async fn endless(
+    fate: mpsc::Sender<String>,
+) -> Result<Response<Chunks>, Infallible> {
     let (body, chunks) = mpsc::channel(1);
     tokio::spawn(write(body, fate));
     Ok(Response::new(Chunks(chunks)))
