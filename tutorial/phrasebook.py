@@ -575,14 +575,18 @@ async def async_with():
     except ValueError as why:
         print(f'async_with: after {why}:', connection.state)
 
+    entered = asyncio.Event()
+
     async def use():
         async with connection:
+            entered.set()
             await asyncio.Event().wait()
 
-    try:
-        await asyncio.wait_for(use(), timeout=0.001)
-    except asyncio.TimeoutError:
-        print('async_with: cancelled inside, python:', connection.state)
+    task = asyncio.create_task(use())
+    await entered.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    print('async_with: cancelled inside, python:', connection.state)
 
 
 async def count(cleaned):

@@ -645,11 +645,16 @@ async fn async_with() -> Done {
         say!("async_with: after {why}: {}", state.get());
     }
 
-    let body = async |_: &Connection| pending::<()>().await;
-    let using = with_connection(&state, body);
-    if timeout(MILLISECOND, using).await.is_err() {
-        say!("async_with: cancelled inside, rust: {}", state.get());
+    let (enter, entered) = oneshot::channel();
+    let body = async |_: &Connection| {
+        enter.send(()).ok();
+        pending::<()>().await;
+    };
+    tokio::select! {
+        () = with_connection(&state, body) => {}
+        _ = entered => {}
     }
+    say!("async_with: cancelled inside, rust: {}", state.get());
     Ok(())
 }
 
