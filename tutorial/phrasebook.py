@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from tornado import gen, locks, queues, web
+from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.iostream import StreamClosedError
@@ -115,20 +116,6 @@ async def sleep():
     hour.cancel()
 
 
-@gen.coroutine
-def old_value():
-    yield gen.moment
-    raise gen.Return('a value')
-
-
-async def value():
-    return 'a value'
-
-
-async def returns():
-    print('returns:', *{await old_value(), await value()})
-
-
 async def fails():
     raise ValueError('broken')
 
@@ -209,8 +196,9 @@ async def try_join():
     print('try_join: the other error, python: is logged:', logged())
 
     go, fate = asyncio.Event(), new_future()
+    both = asyncio.gather(late(go, fate), fails_early(asyncio.Event()))
     try:
-        await asyncio.gather(late(go, fate), fails_early(asyncio.Event()))
+        await asyncio.wait_for(both, timeout=3600)
     except ValueError as why:
         print('try_join: not all have ended, the first in time:', why)
     go.set()
@@ -267,6 +255,10 @@ async def at_most():
     print(f'at_most: 5 jobs, {peak} at once')
 
 
+async def value():
+    return 'a value'
+
+
 async def first():
     go, fate = asyncio.Event(), new_future()
     tasks = {
@@ -311,6 +303,15 @@ async def background():
     # Its error is logged when nobody can await it any more.
     del task
     print('background: of an error, the log has, python:', logged())
+
+    async def starts_one():
+        fate = new_future()
+        task = asyncio.create_task(late(asyncio.Event(), fate))
+        await asyncio.sleep(0)
+        return task, fate
+
+    _, fate = await asyncio.to_thread(asyncio.run, starts_one())
+    print('background: at the end of the loop, python:', fate.result())
 
 
 # ----- later -----------------------------------------------------------------
@@ -433,7 +434,7 @@ async def queue():
     try:
         jobs.put_nowait(3)
     except queues.QueueFull:
-        print('queue: full')
+        print('queue: full, with', jobs.qsize())
 
     async def produce(numbers):
         for number in numbers:
@@ -500,6 +501,9 @@ async def progress():
         print(f'progress: {step} of 3')
         step = await steps.get()
     print('progress:', await job)
+
+    job = loop.run_in_executor(None, work)
+    print('progress: with nobody to hear it, python:', await job)
 
 
 async def where():
@@ -658,32 +662,43 @@ class Visits(web.RequestHandler):
 async def shared():
     server, port = serve(Visits, visits=0)
     for _ in range(3):
-        reader, writer = await connect(port)
-        head, _, body = (await reader.read()).partition(b'\r\n\r\n')
-        print('shared:', body.decode())
-        await leave(writer)
+        answer = await AsyncHTTPClient().fetch(f'http://127.0.0.1:{port}/')
+        print('shared:', answer.body.decode())
     server.stop()
 
 
 class Leaves(web.RequestHandler):
 
     async def get(self):
-        self.left = asyncio.Event()
         self.settings['begun'].set()
-        await late(self.left, self.settings['fate'])
+        self.write(await late(self.settings['go'], self.settings['fate']))
 
     def on_connection_close(self):
-        self.left.set()
+        self.settings['go'].set()
 
 
 async def client_leaves():
-    begun, fate = asyncio.Event(), new_future()
-    server, port = serve(Leaves, begun=begun, fate=fate)
+    begun, go, fate = asyncio.Event(), asyncio.Event(), new_future()
+    server, port = serve(Leaves, begun=begun, go=go, fate=fate)
     _, writer = await connect(port)
     await begun.wait()
     print('client_leaves: the handler waits, its client leaves')
     await leave(writer)
     print('client_leaves: the handler, python:', await fate)
+    server.stop()
+
+
+async def fetch():
+    begun, go, fate = asyncio.Event(), asyncio.Event(), new_future()
+    server, port = serve(Leaves, begun=begun, go=go, fate=fate)
+    heard = new_future()
+    answer = AsyncHTTPClient().fetch(
+        f'http://127.0.0.1:{port}/', streaming_callback=heard.set_result)
+    await begun.wait()
+    answer.cancel()
+    go.set()
+    said = (await heard).decode()
+    print('fetch: given up, the handler, python: is heard:', said)
     server.stop()
 
 
@@ -715,14 +730,14 @@ async def stream():
 # ----- the program -----------------------------------------------------------
 
 PHRASES = {phrase.__name__: phrase for phrase in [
-    submit, call, sleep, returns, error,
+    submit, call, sleep, error,
     join, try_join, as_finished, in_order, at_most, first, time_limit,
     background,
     later, every,
     lock, event, condition, queue, set_result,
     from_thread, progress, run_sync,
     cancel, async_with, async_for, context,
-    shared, client_leaves, stream,
+    shared, client_leaves, fetch, stream,
 ]}
 
 

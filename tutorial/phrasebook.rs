@@ -20,15 +20,15 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::pending;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::{convert::Infallible, env, mem, panic, thread, time::Duration};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -60,7 +60,8 @@ fn logged() -> String {
     if said.is_empty() { "nothing".into() } else { said }
 }
 
-/// Late: it can't end before `go` is sent. If it is dropped, so is `fate`.
+/// Late: it can't end before `go` is sent, or what would send it is dropped.
+/// If `late` itself is dropped, so is `fate`.
 async fn late(
     go: oneshot::Receiver<()>,
     fate: oneshot::Sender<&str>,
@@ -111,15 +112,6 @@ async fn sleep() -> Done {
     let done = hour.is_finished();
     say!("sleep: the other {}", if done { "is done" } else { "sleeps on" });
     hour.abort();
-    Ok(())
-}
-
-async fn value() -> &'static str {
-    "a value"
-}
-
-async fn returns() -> Done {
-    say!("returns: {}", value().await);
     Ok(())
 }
 
@@ -192,7 +184,8 @@ async fn try_join() -> Done {
     let (go, gate) = oneshot::channel();
     let (tell, fate) = oneshot::channel();
     let waits = async { Ok(late(gate, tell).await) };
-    if let Err(why) = tokio::try_join!(waits, fails_early(&failed)) {
+    let both = async { tokio::try_join!(waits, fails_early(&failed)) };
+    if let Ok(Err(why)) = timeout(HOUR, both).await {
         say!("try_join: not all have ended, the first in time: {why}");
     }
     go.send(()).ok();
@@ -261,7 +254,7 @@ async fn at_most() -> Done {
         let limit = Arc::clone(&limit);
         let (mut gate, enter) = (gate.clone(), enter.clone());
         jobs.spawn(async move {
-            let _permit = limit.acquire().await;
+            let Ok(_permit) = limit.acquire().await else { return };
             PEAK.fetch_max(INSIDE.fetch_add(1, SeqCst) + 1, SeqCst);
             enter.send(()).await.ok();
             gate.wait_for(|open| *open).await.ok();
@@ -274,6 +267,10 @@ async fn at_most() -> Done {
     let jobs = jobs.join_all().await.len();
     say!("at_most: {jobs} jobs, {} at once", PEAK.load(SeqCst));
     Ok(())
+}
+
+async fn value() -> &'static str {
+    "a value"
 }
 
 async fn first() -> Done {
@@ -330,6 +327,18 @@ async fn background() -> Done {
     });
     ended.await.ok();
     say!("background: of an error, the log has, rust: {}", logged());
+
+    let (_go, gate) = oneshot::channel();
+    let (tell, fate) = oneshot::channel();
+    // On a thread: dropped in async code, a runtime panics.
+    let own_loop = || {
+        let runtime = Runtime::new()?;
+        runtime.spawn(late(gate, tell));
+        Ok::<_, io::Error>(())
+    };
+    spawn_blocking(own_loop).await??;
+    let fate = fate.await.unwrap_or("dropped");
+    say!("background: at the end of the loop, rust: {fate}");
     Ok(())
 }
 
@@ -382,7 +391,8 @@ async fn every() -> Done {
     say!("every: what it missed, the Tornado way: {missed}");
 
     let task = tokio::spawn(async {
-        let mut clock = interval(MILLISECOND);
+        let start = Instant::now() + MILLISECOND;
+        let mut clock = tokio::time::interval_at(start, MILLISECOND);
         loop {
             clock.tick().await;
             bug().await;
@@ -480,7 +490,8 @@ async fn queue() -> Done {
     producer.try_send(1)?;
     producer.try_send(2)?;
     if producer.try_send(3).is_err() {
-        say!("queue: full");
+        let qsize = producer.max_capacity() - producer.capacity();
+        say!("queue: full, with {qsize}");
     }
     let jobs = Arc::new(tokio::sync::Mutex::new(jobs));
     let mut consumers = JoinSet::new();
@@ -494,7 +505,9 @@ async fn queue() -> Done {
             total
         });
     }
+    let handler = producer.downgrade();
     let produce = async |numbers: [u32; 2]| {
+        let Some(producer) = handler.upgrade() else { return };
         for number in numbers {
             producer.send(number).await.ok();
         }
@@ -534,19 +547,28 @@ async fn from_thread() -> Done {
     Ok(())
 }
 
+fn work(sender: &mpsc::Sender<u32>) -> &'static str {
+    for step in [1, 2, 3] {
+        // Nobody listens any more.
+        if sender.blocking_send(step).is_err() {
+            return "stops";
+        }
+    }
+    "done"
+}
+
 async fn progress() -> Done {
     let (sender, mut steps) = mpsc::channel(1);
-    let work = move || {
-        for step in [1, 2, 3] {
-            sender.blocking_send(step).ok();
-        }
-        "done"
-    };
-    let job = spawn_blocking(work);
+    let job = spawn_blocking(move || work(&sender));
     while let Some(step) = steps.recv().await {
         say!("progress: {step} of 3");
     }
     say!("progress: {}", job.await?);
+
+    let (sender, steps) = mpsc::channel(1);
+    drop(steps);
+    let job = spawn_blocking(move || work(&sender)).await?;
+    say!("progress: with nobody to hear it, rust: {job}");
     Ok(())
 }
 
@@ -556,7 +578,8 @@ async fn whereabouts() -> thread::ThreadId {
 
 async fn run_sync() -> Done {
     let own_loop = || {
-        let runtime = Builder::new_current_thread().build();
+        // Without `enable_all`, a `sleep` in there panics.
+        let runtime = Builder::new_current_thread().enable_all().build();
         runtime.map(|runtime| runtime.block_on(value()))
     };
     let handle = Handle::current();
@@ -743,17 +766,38 @@ where
     Ok(address)
 }
 
-// On a thread of tokio's pool: std's socket blocks.
-async fn connect(address: SocketAddr) -> Result<TcpStream, Box<dyn Error>> {
-    let connect = move || {
-        let mut stream = TcpStream::connect(address)?;
-        stream.write_all(
-            b"GET / HTTP/1.1\r\nHost: localhost\r\n\
-              Connection: close\r\n\r\n",
-        )?;
-        Ok::<_, io::Error>(stream)
-    };
-    Ok(spawn_blocking(connect).await??)
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.writable().await?;
+    // A new connection takes so few bytes in one piece.
+    stream.try_write(
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    )?;
+    Ok(stream)
+}
+
+/// Reads `size` bytes at least, or to the end.
+async fn read(stream: &TcpStream, size: usize) -> io::Result<Vec<u8>> {
+    let (mut all, mut part) = (Vec::new(), vec![0; 65_536]);
+    while all.len() < size {
+        stream.readable().await?;
+        match stream.try_read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => all.extend_from_slice(&part[..count]),
+            // It may be ready, and then have nothing: wait again.
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(all)
+}
+
+async fn get(address: SocketAddr) -> io::Result<String> {
+    let stream = connect(address).await?;
+    let answer = read(&stream, usize::MAX).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (_head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    Ok(body.to_owned())
 }
 
 async fn visit(visits: Arc<Mutex<u32>>) -> Result<Page, Infallible> {
@@ -770,11 +814,7 @@ async fn shared() -> Done {
     let handler = move |_| visit(Arc::clone(&visits));
     let address = serve(handler).await?;
     for _ in 0..3 {
-        let stream = connect(address).await?;
-        let answer = spawn_blocking(move || io::read_to_string(stream));
-        let answer = answer.await??;
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        say!("shared: {body}");
+        say!("shared: {}", get(address).await?);
     }
     Ok(())
 }
@@ -797,6 +837,19 @@ async fn client_leaves() -> Done {
     drop(stream);
     let fate = fate.await.unwrap_or("dropped");
     say!("client_leaves: the handler, rust: {fate}");
+    Ok(())
+}
+
+async fn fetch() -> Done {
+    let (starts, mut begun) = mpsc::channel(1);
+    let address = serve(move |_| waits(starts.clone())).await?;
+    let fate = tokio::select! {
+        _ = get(address) => None,
+        fate = begun.recv() => fate,
+    };
+    let fate = fate.ok_or("the handler has not begun")?;
+    let fate = fate.await.unwrap_or("dropped");
+    say!("fetch: given up, the handler, rust: is {fate}");
     Ok(())
 }
 
@@ -839,12 +892,8 @@ async fn endless(
 async fn stream() -> Done {
     let (tell, mut fate) = mpsc::channel(1);
     let address = serve(move |_| endless(tell.clone())).await?;
-    let mut stream = connect(address).await?;
-    let read = spawn_blocking(move || {
-        let mut read = vec![0; 1 << 20];
-        stream.read_exact(&mut read).map(|()| (stream, read.len()))
-    });
-    let (stream, read) = read.await??;
+    let stream = connect(address).await?;
+    let read = read(&stream, 1 << 20).await?.len();
     say!("stream: 1 MiB is read, and there is no end");
     let waits = MADE.load(SeqCst).saturating_sub(read) < 32 << 20;
     say!(
@@ -867,7 +916,6 @@ fn main() -> ExitCode {
         ("submit", Box::pin(submit())),
         ("call", Box::pin(call())),
         ("sleep", Box::pin(sleep())),
-        ("returns", Box::pin(returns())),
         ("error", Box::pin(error())),
         ("join", Box::pin(join())),
         ("try_join", Box::pin(try_join())),
@@ -893,6 +941,7 @@ fn main() -> ExitCode {
         ("context", Box::pin(context())),
         ("shared", Box::pin(shared())),
         ("client_leaves", Box::pin(client_leaves())),
+        ("fetch", Box::pin(fetch())),
         ("stream", Box::pin(stream())),
     ];
     let wanted = env::args_os().skip(1);
