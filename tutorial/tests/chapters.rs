@@ -42,7 +42,13 @@ type Listed = [&'static str; 4];
 const RUST: Listed = ["src/main.rs", "../src/main.rs", "rust", "//"];
 const PYTHON: Listed =
     ["tutorial/threaded_tornado.py", "threaded_tornado.py", "python", "#"];
+const PHRASES_PYTHON: Listed =
+    ["tutorial/phrasebook.py", "phrasebook.py", "python", "#"];
+const PHRASES_RUST: Listed =
+    ["tutorial/phrasebook.rs", "phrasebook.rs", "rust", "//"];
 const NGINX: Listed = ["tutorial/nginx.conf", "nginx.conf", "nginx", "#"];
+
+const LISTED: [Listed; 5] = [RUST, PYTHON, PHRASES_PYTHON, PHRASES_RUST, NGINX];
 
 /// The lines that are code, with their numbers.
 fn code([path, _, _, comment]: Listed) -> Vec<(usize, String)> {
@@ -141,7 +147,7 @@ fn commands(parts: &[Part]) -> Vec<Numbered> {
 
 /// The lines with wrong numbers, the last of a file first.
 fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
-    let listed = [RUST, PYTHON, NGINX].map(|file| listings(parts, file));
+    let listed = LISTED.map(|file| listings(parts, file));
     let mut all = [listed.concat(), commands(parts)].concat();
     for diff in parts.iter().filter(|part| part.kind == "diff") {
         let (_, numbers) = apply(diff).unwrap_or_else(|why| panic!("{why}"));
@@ -156,7 +162,7 @@ fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
 
 #[test]
 fn each_line_of_code_is_in_one_listing() {
-    for file in [RUST, PYTHON, NGINX] {
+    for file in LISTED {
         listings(&PARTS, file);
     }
 }
@@ -352,11 +358,13 @@ fn sketches_are_marked_and_details_are_closed() {
     for pair in PARTS.windows(2) {
         let (above, block) = (&pair[0], &pair[1]);
         let known = match block.kind.as_str() {
-            "rust" => link(above, block, RUST).is_some(),
+            "rust" => [RUST, PHRASES_RUST]
+                .iter()
+                .any(|file| link(above, block, *file).is_some()),
             kind => !kind.starts_with("rust") || kind == "rust,ignore",
         };
         let at = block.at(0);
-        assert!(known, "{at}: a link to main.rs above it, or ```rust,ignore");
+        assert!(known, "{at}: a link to its file above it, or ```rust,ignore");
     }
     for path in chapters() {
         let words = words(&path);
