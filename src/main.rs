@@ -118,7 +118,7 @@ impl MainHandler {
     /// the core panics.
     ///
     /// When hyper notices that the client has left, it drops this future at
-    /// its `.await`, and a job that is still queued goes with it. It does not
+    /// its `.await`, and a job that is still queued never starts. It does not
     /// notice while a byte that it has not read yet waits behind the request.
     // py| @tornado.gen.coroutine
     // py| def get(self, uri):
@@ -196,8 +196,8 @@ impl WebServer {
         let ioloop = ioloop();
         let deadline = ioloop.block_on(async {
             // py| webapp.listen(self._port)
-            let task = format!("listen on {address}");
-            let listener = or_exit(&task, listen(address));
+            let what = format!("listen on {address}");
+            let listener = or_exit(&what, listen(address));
             // py| tornado.ioloop.IOLoop.current().start()
             serve(listener, webapp).await
         });
@@ -402,7 +402,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What `accept` may fail with for a client that has left in the meantime. The
-/// next one need not wait for that. (Not on Linux: it says so to who reads.)
+/// next one need not wait for that. (Linux reports it later, to who reads.)
 const LEFT: [Kind; 3] =
     [Kind::ConnectionAborted, Kind::ConnectionRefused, Kind::ConnectionReset];
 
@@ -462,8 +462,8 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
 
     let mut http = http1::Builder::new();
     // Behind a proxy, make it longer than the proxy keeps idle connections.
-    // hyper has no clock but this timer, and panics if it is to keep a limit
-    // without one.
+    // hyper has no clock but this timer. Without it, no limit is kept, and one
+    // that you set here is a panic.
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     // For a head, as in Tornado. hyper would keep up to 400 KB of one.
     http.max_buf_size(65_536);
@@ -513,7 +513,7 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
     }
     // Each connection that is still open owns the routes, too.
     let unanswered = Arc::strong_count(&webapp.0) - 1;
-    let line = format!("{unanswered} accepted requests went unanswered");
+    let line = format!("accepted requests without an answer: {unanswered}");
     timeout(SECOND, log(line)).await.ok();
     None
 }
@@ -539,7 +539,7 @@ fn setting<T: FromStr>(
 /// Returns what `result` holds. Or says what can't be done, why, and what is
 /// known to help, and exits with status 1. Only for the start, when there is no
 /// client to lose.
-fn or_exit<T>(task: &str, result: Result<T, impl ToString>) -> T {
+fn or_exit<T>(what: &str, result: Result<T, impl ToString>) -> T {
     result.unwrap_or_else(|why| {
         let why = why.to_string();
         // A panic has a line of its own for where it happened.
@@ -548,10 +548,10 @@ fn or_exit<T>(task: &str, result: Result<T, impl ToString>) -> T {
             _ if why.contains("open files") => "; raise `ulimit -n`",
             _ if why.contains("unavailable") => "; lower WORKERS (ulimit -u)",
             _ if why.contains("THREADS") => "; set it to 1 or more",
-            _ if task.contains("listen") => "; change HOST or PORT",
+            _ if what.contains("listen") => "; change HOST or PORT",
             _ => "",
         };
-        say(&format!("cannot {task}: {why}{remedy}"));
+        say(&format!("cannot {what}: {why}{remedy}"));
         process::exit(1)
     })
 }

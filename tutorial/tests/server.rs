@@ -713,7 +713,7 @@ fn a_client_and_a_shutdown_have_thirty_seconds() {
     in_time();
     let said = bound.stderr();
     assert!(
-        said.ends_with("\n3 accepted requests went unanswered\n"),
+        said.ends_with("\naccepted requests without an answer: 3\n"),
         "{said}"
     );
     assert_eq!((bound.going(), bound.done()), (1, 0));
@@ -724,7 +724,7 @@ fn a_client_and_a_shutdown_have_thirty_seconds() {
     in_time();
     assert_eq!(deaf.exit_status(), Some(1));
     in_time();
-    let line = "\n1 accepted requests went unanswered\n";
+    let line = "\naccepted requests without an answer: 1\n";
     assert!(deaf.stderr().ends_with(line), "{}", deaf.stderr());
     drop(reads_nothing);
     assert_eq!(mute.exit_status(), Some(1));
