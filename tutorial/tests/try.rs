@@ -13,12 +13,15 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-/// A call of it: by a link, from another folder, and with a CDPATH.
+/// A call of it: by a link, from another folder, with a CDPATH that misleads.
 fn tutorial_try(arguments: &[&str]) -> Command {
-    let link = scratch("try");
-    symlink(format!("{ROOT}/tutorial/try"), &link).expect("a link");
-    let mut command = Command::new(link);
-    command.args(arguments).current_dir("/").env("CDPATH", ROOT);
+    let folder = scratch("elsewhere");
+    fs::create_dir_all(folder.join("tests")).expect("a folder");
+    let program = format!("{ROOT}/tutorial/try");
+    symlink(program, folder.join("tests/try")).expect("a link");
+    let mut command = Command::new("sh");
+    command.arg("tests/try").args(arguments).current_dir(folder);
+    command.env("CDPATH", format!("{ROOT}/tutorial"));
     command
 }
 
