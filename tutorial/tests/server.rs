@@ -252,6 +252,21 @@ fn a_client_that_leaves_the_queue_costs_no_worker() {
     assert_eq!((server.going(), server.done()), (2, 2));
 }
 
+/// hyper has read all it can use, so it does not read on to the end.
+#[test]
+fn a_byte_behind_a_request_hides_that_its_client_has_left() {
+    for behind in [&b"\r\n"[..], GET] {
+        let (server, open_gate) = gated("1");
+        let first = server.send(GET);
+        wait_until("its job", || server.going() == 1);
+        drop(server.send(&[GET, behind].concat()));
+        sleep(Duration::from_millis(300));
+        open_gate();
+        assert!(read_to_close(first).ends_with("msg to client 127.0.0.1"));
+        wait_until("the job for nobody", || server.done() == 2);
+    }
+}
+
 #[test]
 fn the_job_of_a_client_that_left_ends_and_keeps_its_worker() {
     let (server, open_gate) = gated("1");
