@@ -402,7 +402,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What `accept` may fail with for a client that has left in the meantime. The
-/// next one need not wait for that. (Linux reports it later, to who reads.)
+/// next one need not wait for that. (Linux hands it out, and fails the read.)
 const LEFT: [Kind; 3] =
     [Kind::ConnectionAborted, Kind::ConnectionRefused, Kind::ConnectionReset];
 
@@ -438,7 +438,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// That may take until a deadline, which is returned as soon as it is done. If
 /// it is not done by then, says how many answers are missing, and returns
-/// `None`. A signal more ends the process where it stands, with status 1.
+/// `None`. One more signal, a second later or more, ends the process with 1.
 async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
     // A signal that finds no stream kills the process. So both are made before
     // anybody is told that the server listens.
@@ -475,7 +475,7 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
             Err(why) => {
                 // Out of file descriptors, as a rule. The connection stays in
                 // line: without the pause, this would spin until one is free.
-                // A line that nobody has taken by its end is dropped.
+                // A line that no worker has taken after that is dropped.
                 let _said = log(format!("cannot accept a connection: {why}"));
                 sleep(SECOND).await;
             }
