@@ -6,8 +6,8 @@ mod common;
 
 use common::chapter::{Part, parts, read};
 use common::{
-    LONG, ROOT, Server, curl_command, fetch, find, free_port, read_to_close,
-    scratch, signal, skip, status, thorough, wait_until,
+    LONG, ROOT, Server, fetch, find, free_port, read_to_close, scratch, signal,
+    skip, status, thorough, wait_until,
 };
 use std::fs;
 use std::io::{Write, stderr};
@@ -50,14 +50,21 @@ fn bash(script: &str, folder: &Path) -> Command {
     bash
 }
 
+/// What a command prints, and whether it succeeds.
 #[track_caller]
-fn run(bash: &mut Command) -> String {
+fn output(bash: &mut Command) -> (String, bool) {
     let bash = bash.stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = common::output(bash);
-    let said = [output.stdout, output.stderr]
+    let [out, err] = [output.stdout, output.stderr]
         .map(|text| String::from_utf8_lossy(&text).into_owned());
-    assert!(output.status.success(), "{bash:?}: {}{}", said[0], said[1]);
-    said[0].clone()
+    if output.status.success() { (out, true) } else { (out + &err, false) }
+}
+
+#[track_caller]
+fn run(bash: &mut Command) -> String {
+    let (said, success) = output(bash);
+    assert!(success, "{bash:?}: {said}");
+    said
 }
 
 /// Makes a crate of that name by blocks of chapters, with some changes of its
@@ -169,7 +176,8 @@ fn check(console: &Part, folder: &Path, environment: &[(&str, &str)]) {
             let told = told.join("\n").replace("8888", &port);
             server = Some((it, told, at));
         } else {
-            compare(&at, &told.join("\n"), &run(&mut bash), false);
+            // A client that leaves has failed, and that may be told.
+            compare(&at, &told.join("\n"), &output(&mut bash).0, false);
         }
     }
     let (server, told, at) = server.expect("a server");
@@ -487,4 +495,473 @@ fn in_axum_the_executor_keeps_its_limit_and_leavers_leave_the_queue() {
         assert!(answer.ends_with("\r\n\r\nslept 5 s"), "{answer}");
     }
     assert_eq!((server.going(), server.done(), server.peak()), (3, 3, 2));
+}
+
+// ----- jobs: a database, replicas, nginx -------------------------------------
+
+/// A PostgreSQL of one test, made as the chapter says.
+struct Database {
+    folder: PathBuf,
+    port: u16,
+    /// initdb refuses root. So root does it as somebody else.
+    user: String,
+}
+
+impl Database {
+    /// `None` if the machine has no PostgreSQL.
+    #[track_caller]
+    fn start() -> Option<Self> {
+        find("psql")?;
+        let user = run(&mut bash("id -un", Path::new("/")));
+        let user = if user.trim() == "root" { "postgres" } else { user.trim() };
+        let name = scratch("jobs").file_name().expect("a name").to_owned();
+        let folder = std::env::temp_dir().join(name);
+        let it = Self { folder, port: free_port(), user: user.to_owned() };
+
+        fs::create_dir(&it.folder).expect("a folder");
+        let sql = "tutorial/service/jobs.sql";
+        let (sql, copy) = (Path::new(ROOT).join(sql), it.folder.join("it.sql"));
+        fs::copy(sql, &copy).expect("a copy");
+        let owner = format!("chown -R {} .", it.user);
+        run(&mut bash(&owner, &it.folder));
+
+        let script = block(JOBS, "initdb");
+        let sql = "../threaded-tokio/tutorial/service/jobs.sql";
+        let change = |script: String, old: &str, new: &str| {
+            assert!(script.contains(old), "{old} is not in {script}");
+            script.replace(old, new)
+        };
+        let data = it.folder.join("data").display().to_string();
+        let script = change(script, sql, &copy.display().to_string());
+        let script = change(script, "/tmp/jobs-db", &data);
+        let script = change(script, "5433", &it.port.to_string());
+        run(&mut it.bash(&script));
+        Some(it)
+    }
+
+    /// A command of the user whose database it is.
+    fn bash(&self, script: &str) -> Command {
+        let settings = block(JOBS, "initdb");
+        let path = settings.lines().find(|line| line.starts_with("PATH="));
+        let data = self.folder.join("data");
+        let (port, path) = (self.port, path.expect("it is there"));
+        let script = format!(
+            "{path}\nexport PGDATA={} PGHOST=127.0.0.1 PGPORT={port}\n{script}",
+            data.display()
+        );
+        let mut command = bash(&script, &self.folder);
+        if self.user == "postgres" {
+            command = Command::new("runuser");
+            command.args(["-u", "postgres", "--", "bash", "-ec", &script]);
+            command.current_dir(&self.folder);
+        }
+        command
+    }
+
+    #[track_caller]
+    fn control(&self, what: &str) {
+        run(&mut self.bash(&format!("pg_ctl --wait --log log {what}")));
+    }
+
+    #[track_caller]
+    fn sql(&self, query: &str) -> String {
+        let port = self.port.to_string();
+        let mut psql = Command::new("psql");
+        psql.args(["-h", "127.0.0.1", "-p", &port, "-U", &self.user]);
+        run(psql.args(["-d", "jobs", "-Atqc", query])).trim().to_owned()
+    }
+
+    fn count(&self, rows: &str) -> usize {
+        let count = self.sql(&format!("SELECT count(*) FROM {rows}"));
+        count.parse().expect("a number")
+    }
+
+    fn url(&self) -> String {
+        format!("postgresql://{}@127.0.0.1:{}/jobs", self.user, self.port)
+    }
+
+    /// A replica with that many takers, whose jobs take so many seconds.
+    #[track_caller]
+    fn replica(&self, folder: &Path, takers: &str, sleep: &str) -> Command {
+        let mut command = binary(folder);
+        command.env("DATABASE_URL", self.url());
+        command.envs([("TAKERS", takers), ("SLEEP", sleep)]);
+        command.env("PORT", free_port().to_string());
+        command
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.bash("pg_ctl -m immediate stop").output().ok();
+        fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+/// Posts a job and returns where it is.
+#[track_caller]
+fn post(server: &Server, key: &str) -> String {
+    let answer = server.exchange(&post_with(key));
+    assert_eq!(code(&answer), "202", "{answer}");
+    header(&answer, "location").expect("202 has a Location")
+}
+
+fn post_with(key: &str) -> Vec<u8> {
+    ask("POST /jobs", &format!("Idempotency-Key: {key}\r\n"), "")
+}
+
+/// What is said of a job: its state and its result.
+#[track_caller]
+fn look(server: &Server, path: &str) -> String {
+    let answer = server.exchange(&ask(&format!("GET {path}"), "", ""));
+    assert_eq!(code(&answer), "200", "{answer}");
+    let (_, said) = answer.split_once("\"state\":").expect("a state");
+    said.trim_end_matches('}').to_owned()
+}
+
+const DONE: &str = r#""done","result":"msg to client 127.0.0.1""#;
+const WAITING: &str = r#""waiting","result":null"#;
+
+/// A database with the service's second crate, or the test is skipped.
+#[track_caller]
+fn database() -> Option<Database> {
+    if may_add_crates() { Database::start() } else { None }
+}
+
+#[test]
+fn what_the_chapter_on_jobs_shows_is_what_its_crate_prints() {
+    let Some(database) = database() else { return };
+    let url = block(JOBS, "export DATABASE_URL");
+    let url =
+        url.replace("127.0.0.1:5433", &format!("127.0.0.1:{}", database.port));
+    let url = url.replace("//", &format!("//{}@", database.user));
+    assert_eq!(url, format!("export DATABASE_URL={}", database.url()));
+    let consoles = consoles(JOBS);
+    assert!(!consoles.is_empty());
+    for (_, console) in consoles {
+        check(&console, &TWO_CRATE, &[("DATABASE_URL", &database.url())]);
+    }
+}
+
+#[test]
+fn a_key_makes_one_job_and_no_key_makes_one_each_time() {
+    let Some(database) = database() else { return };
+    let server = Server::spawn(&mut database.replica(&TWO_CRATE, "1", "0"));
+    let clients =
+        (0..40).map(|i| server.send(&post_with(&format!("{}", i / 20))));
+    let clients: Vec<_> = clients.collect();
+    let places = clients.into_iter().map(|client| {
+        let answer = read_to_close(client);
+        assert_eq!(code(&answer), "202", "{answer}");
+        header(&answer, "location").expect("202 has a Location")
+    });
+    let places: Vec<_> = places.collect();
+    assert!(places[..20].iter().all(|place| *place == places[0]));
+    assert!(places[20..].iter().all(|place| *place == places[20]));
+    assert_eq!(database.count("jobs"), 2, "{places:?}");
+    for place in [&places[0], &places[20]] {
+        wait_until("the result", || look(&server, place) == DONE);
+    }
+    assert_eq!(post(&server, "0"), places[0], "also when it is done");
+
+    for bad in ["x".repeat(256), "\u{e9}".to_owned()] {
+        assert_eq!(code(&server.exchange(&post_with(&bad))), "400", "{bad}");
+    }
+    let no_key = ask("POST /jobs", "", "");
+    for _ in 0..2 {
+        assert_eq!(code(&server.exchange(&no_key)), "202");
+    }
+    assert_eq!(database.count("jobs"), 4);
+    for (first, expected) in [
+        ("GET /jobs/999", "404"),
+        ("GET /jobs/one", "404"),
+        ("GET /jobs", "405"),
+        ("POST /jobs/1", "405"),
+    ] {
+        assert_eq!(code(&server.exchange(&ask(first, "", ""))), expected);
+    }
+    let body = ask("POST /jobs", "", "x");
+    assert_eq!(code(&server.exchange(&body)), "400");
+}
+
+/// How many jobs start, of four, with four takers and jobs that do not end.
+/// Meanwhile, everybody who asks is answered.
+#[track_caller]
+fn busy(folder: &Path, database: &Database) -> usize {
+    let mut command = database.replica(folder, "4", "3600");
+    let server = Server::spawn(&mut command);
+    let places = ["a", "b", "c", "d"].map(|key| post(&server, key));
+    wait_until("a job", || server.going() > 0);
+    // Each taker has asked by then, and more than once.
+    sleep(Duration::from_secs(3));
+    for place in &places {
+        assert_eq!(look(&server, place), WAITING);
+    }
+    assert_eq!(post(&server, "a"), places[0], "its row is locked");
+    let connections = "pg_stat_activity WHERE backend_type = 'client backend'";
+    // Two who ask and four who take, and the one that counts.
+    assert!(database.count(connections) <= 7);
+    assert_eq!(server.done(), 0);
+    server.going()
+}
+
+#[test]
+fn takers_each_take_another_job_and_keep_nobody_from_asking() {
+    let Some(database) = database() else { return };
+    assert_eq!(busy(&TWO_CRATE, &database), 4);
+}
+
+#[test]
+fn without_skip_locked_all_takers_wait_for_one_job() {
+    let Some(database) = database() else { return };
+    let change = ["src/jobs.rs", "FOR UPDATE SKIP LOCKED", "FOR UPDATE"];
+    let folder = make("service-in-line", &[ONE, TWO], &[change]);
+    assert_eq!(busy(&folder, &database), 1);
+}
+
+#[test]
+fn a_core_that_panics_three_times_has_failed() {
+    let Some(database) = database() else { return };
+    let sleep = "thread::sleep(self.sleep / STEPS);";
+    let panic = "assert!(self.sleep.is_zero(), \"broken\");";
+    let change = ["src/main.rs", sleep, panic];
+    let folder = make("service-panics", &[ONE, TWO], &[change]);
+    let server = Server::spawn(&mut database.replica(&folder, "2", "1"));
+    let places = ["a", "b"].map(|key| post(&server, key));
+    let failed = r#""failed","result":null"#;
+    for place in places {
+        wait_until("the end", || look(&server, &place) == failed);
+    }
+    assert_eq!(server.going(), 6);
+    assert_eq!(database.count("jobs WHERE panics = 3"), 2);
+}
+
+/// The database stops, then starts. The replica goes on.
+#[test]
+fn while_the_database_is_gone_clients_get_503_and_then_their_jobs() {
+    let Some(database) = database() else { return };
+    let server = Server::spawn(&mut database.replica(&TWO_CRATE, "2", "0"));
+    let place = post(&server, "a");
+    wait_until("the result", || look(&server, &place) == DONE);
+    for mode in ["fast", "immediate"] {
+        database.control(&format!("-m {mode} stop"));
+        for request in [post_with(mode), ask(&format!("GET {place}"), "", "")] {
+            let answer = server.exchange(&request);
+            assert_eq!(code(&answer), "503", "{answer}");
+            let retry = header(&answer, "retry-after");
+            assert_eq!(retry.as_deref(), Some("5"));
+        }
+        assert_eq!(status(&server.url("/")), "200", "the rest goes on");
+        database.control("-o \"-k ''\" start");
+        let place = post(&server, mode);
+        wait_until("the result", || look(&server, &place) == DONE);
+    }
+    let said = server.stderr();
+    assert!(said.contains("jobs: "), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+/// A database that answers nothing at all: here nobody speaks PostgreSQL.
+#[test]
+fn a_database_that_hangs_is_a_503_too() {
+    if !may_add_crates() {
+        return;
+    }
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("it is bound").port();
+    let mut command = binary(&TWO_CRATE);
+    command.env("DATABASE_URL", format!("postgresql://a@127.0.0.1:{port}/b"));
+    let server = Server::spawn(&mut command);
+    // Two hold the workers, and one waits in line.
+    let clients = ["a", "b", "c"].map(|key| server.send(&post_with(key)));
+    for client in clients {
+        assert_eq!(code(&read_to_close(client)), "503");
+    }
+}
+
+#[test]
+fn a_bad_url_is_one_line_without_the_password_and_the_status_1() {
+    if !may_add_crates() {
+        return;
+    }
+    let mut command = binary(&TWO_CRATE);
+    command.env("DATABASE_URL", "postgresql://ada:secret@[::1");
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.starts_with("cannot read DATABASE_URL: "), "{said}");
+    assert_eq!((said.lines().count(), output.status.code()), (1, Some(1)));
+    assert!(!said.contains("secret"), "{said}");
+}
+
+/// The first job ends in time. The second would not: it is given back.
+#[test]
+fn a_replica_that_is_stopped_ends_its_job_or_gives_it_back() {
+    let Some(database) = database() else { return };
+    let mut first = Server::spawn(&mut database.replica(&TWO_CRATE, "1", "3"));
+    let place = post(&first, "a");
+    wait_until("its job", || first.going() == 1);
+    // No result yet, whoever asks.
+    assert_eq!(look(&first, &place), WAITING);
+    first.signal("TERM");
+    assert_eq!((first.exit_status(), first.done()), (Some(0), 1));
+
+    let mut long =
+        Server::spawn(&mut database.replica(&TWO_CRATE, "1", "3600"));
+    assert_eq!(look(&long, &place), DONE);
+    let place = post(&long, "b");
+    wait_until("its job", || long.going() == 1);
+    let other = Server::spawn(&mut database.replica(&TWO_CRATE, "1", "0"));
+    long.signal("TERM");
+    assert_eq!((long.exit_status(), long.done()), (Some(0), 0));
+    wait_until("the result", || look(&other, &place) == DONE);
+    assert_eq!((other.going(), database.count("jobs")), (1, 2));
+}
+
+/// nginx as its chapter has it, in front of two replicas.
+#[track_caller]
+fn nginx(ports: [&str; 2]) -> Option<Server> {
+    let nginx = find("nginx")?;
+    let port = free_port();
+    let mut conf = read("tutorial/nginx.conf");
+    let own = port.to_string();
+    for (old, new) in
+        [("8080", &own[..]), ("8888", ports[0]), ("8889", ports[1])]
+    {
+        let old = format!("127.0.0.1:{old}");
+        conf = conf.replace(&old, &format!("127.0.0.1:{new}"));
+    }
+    let folder = scratch_folder();
+    fs::write(folder.join("nginx.conf"), conf).expect("a file");
+    let mut command = Command::new(nginx);
+    command.arg("-p").arg(&folder).arg("-c").arg(folder.join("nginx.conf"));
+    let mut server = Server::launch(&mut command, None, None);
+    (server.port, server.gently) = (port, true);
+    wait_until("nginx to listen", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    Some(server)
+}
+
+/// Numbers that a seed decides: xorshift.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % limit
+    }
+}
+
+const ALL: usize = 300;
+
+/// Posts these jobs, and each once more. Whoever gets no 202 asks again with
+/// the same key. Returns where they are.
+fn post_twice(proxy: &Server, keys: &[usize], mut dice: Dice) -> Vec<String> {
+    let start = Instant::now();
+    let mut post = |key: usize| loop {
+        sleep(Duration::from_millis(dice.below(80)));
+        let answer = proxy.exchange(&post_with(&format!("key-{key}")));
+        match header(&answer, "location") {
+            Some(place) if code(&answer) == "202" => break place,
+            _ => assert!(start.elapsed() < 2 * LONG, "{key}: {answer}"),
+        }
+    };
+    let places: Vec<_> = keys.iter().map(|key| post(*key)).collect();
+    for (key, place) in keys.iter().zip(&places) {
+        assert_eq!(post(*key), *place, "key-{key}");
+    }
+    places
+}
+
+/// `SEED=2 SKIP_NOTHING=1 cargo test --test service three_hundred` is another
+/// run than with 1.
+#[test]
+fn three_hundred_jobs_have_one_result_each_whoever_is_killed_meanwhile() {
+    let Some(database) = database() else { return };
+    let seed =
+        std::env::var("SEED").map_or(1, |seed| seed.parse().expect("a number"));
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
+    for _ in 0..20 {
+        dice.below(2);
+    }
+    // Each result that is written leaves a row, in the same transaction.
+    database.sql(
+        "CREATE TABLE results (job bigint);
+         CREATE FUNCTION write() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN INSERT INTO results VALUES (NEW.id); RETURN NULL; END $$;
+         CREATE TRIGGER write AFTER UPDATE ON jobs FOR EACH ROW
+           WHEN (NEW.state <> 'waiting') EXECUTE FUNCTION write()",
+    );
+    let mut commands =
+        [(); 2].map(|()| database.replica(&TWO_CRATE, "4", "0.2"));
+    let ports = commands.each_ref().map(|command| {
+        let mut set = command.get_envs().filter(|(name, _)| *name == "PORT");
+        let port = set.next().and_then(|(_, port)| port).expect("it is set");
+        port.to_str().expect("a number").to_owned()
+    });
+    let Some(proxy) = nginx(ports.each_ref().map(|port| &port[..])) else {
+        return;
+    };
+    let mut replicas =
+        commands.each_mut().map(|command| Server::spawn(command));
+
+    // When so many results are there, this happens. 6 is the database.
+    let mut events: Vec<_> = (0..7)
+        .map(|event| {
+            (10 + usize::try_from(dice.below(270)).expect("few"), event)
+        })
+        .collect();
+    events.sort_unstable();
+    let starts = AtomicUsize::new(0);
+    let places: Vec<String> = thread::scope(|scope| {
+        let keys: Vec<_> = (0..ALL).collect();
+        let posts = keys.chunks(ALL / 4).map(|keys| {
+            let (proxy, dice) = (&proxy, Dice(dice.below(u64::MAX - 1) + 1));
+            let keys = keys.to_vec();
+            scope.spawn(move || post_twice(proxy, &keys, dice))
+        });
+        let posts: Vec<_> = posts.collect();
+        for (results, event) in events {
+            wait_until("results", || database.count("results") >= results);
+            sleep(Duration::from_millis(dice.below(200)));
+            if event == 6 {
+                let mode =
+                    ["fast", "immediate"][usize::from(dice.below(2) > 0)];
+                database.control(&format!("-m {mode} restart"));
+                continue;
+            }
+            let which = usize::from(dice.below(2) > 0);
+            replicas[which].child.kill().expect("it runs");
+            replicas[which].child.wait().expect("it is our child");
+            starts.fetch_add(replicas[which].going(), Relaxed);
+            replicas[which] = Server::spawn(&mut commands[which]);
+        }
+        let places = posts.into_iter().map(|it| it.join().expect("it ends"));
+        places.collect::<Vec<_>>().concat()
+    });
+    let waiting = "jobs WHERE state = 'waiting'";
+    wait_until("all results", || database.count(waiting) == 0);
+
+    assert_eq!(database.count("jobs"), ALL, "each key has one job");
+    assert_eq!(database.count("jobs WHERE state = 'done'"), ALL);
+    let each = "(SELECT job FROM results GROUP BY job HAVING count(*) = 1) r";
+    assert_eq!(database.count("results"), ALL, "results that were written");
+    assert_eq!(database.count(each), ALL, "jobs with one result");
+    assert_eq!(places.len(), ALL);
+    for place in &places {
+        assert_eq!(look(&proxy, place), DONE, "{place}");
+    }
+    let going = replicas.iter().map(Server::going).sum::<usize>();
+    let starts = starts.into_inner() + going;
+    let again = starts - ALL;
+    // Not eprintln!, which a test that passes keeps for itself.
+    writeln!(
+        stderr(),
+        "seed {seed}: {ALL} jobs, {ALL} results, {starts} starts: {again} for \
+         nothing"
+    )
+    .ok();
+    assert!(again > 0, "nobody was killed at work");
 }
