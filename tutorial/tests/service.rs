@@ -804,6 +804,8 @@ fn a_replica_that_is_stopped_ends_its_job_or_gives_it_back() {
     assert_eq!(look(&first, &place), WAITING);
     first.signal("TERM");
     assert_eq!((first.exit_status(), first.done()), (Some(0), 1));
+    // A connection that the loop drops would panic.
+    assert_eq!(first.stderr(), first.first_line());
 
     let mut long =
         Server::spawn(&mut database.replica(&TWO_CRATE, "1", "3600"));
