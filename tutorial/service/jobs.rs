@@ -201,7 +201,7 @@ impl Jobs {
 }
 
 /// How long a taker waits where there is no job, or no database.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Has jobs done until what it returns is dropped. What runs then goes on.
 pub fn take(

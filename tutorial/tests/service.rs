@@ -71,6 +71,17 @@ fn run(bash: &mut Command) -> String {
 /// sources, and builds it. Returns its folder.
 #[track_caller]
 fn make(name: &str, blocks: &[(&str, &str)], changes: &[[&str; 3]]) -> PathBuf {
+    let folder = write(name, blocks, changes);
+    run(&mut bash("cargo build --quiet", &folder));
+    folder
+}
+
+#[track_caller]
+fn write(
+    name: &str,
+    blocks: &[(&str, &str)],
+    changes: &[[&str; 3]],
+) -> PathBuf {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("services");
     fs::create_dir_all(&place).expect("a folder");
     symlink(ROOT, place.join("threaded-tokio")).ok();
@@ -91,7 +102,6 @@ fn make(name: &str, blocks: &[(&str, &str)], changes: &[[&str; 3]]) -> PathBuf {
         assert_eq!(text.matches(old).count(), 1, "{old} stands there once");
         fs::write(&file, text.replace(old, new)).expect("it can be changed");
     }
-    run(&mut bash("cargo build --quiet", &folder));
     folder
 }
 
@@ -218,6 +228,19 @@ fn what_the_chapter_on_a_service_shows_is_what_its_crates_print() {
 }
 
 // ----- a service of one's own ------------------------------------------------
+
+#[test]
+fn a_kind_without_an_arm_is_an_error_of_the_compiler() {
+    if !may_add_crates() {
+        return;
+    }
+    let kind = "    Note(NotesHandler),\n";
+    let more = ["src/main.rs", kind, &format!("{kind}    Other,\n")];
+    let folder = write("service-armless", &[ONE], &[more]);
+    let said = output(&mut bash("cargo check --quiet 2>&1", &folder)).0;
+    assert!(said.contains("error[E0004]"), "{said}");
+    assert!(said.contains("`&Handler::Other` not covered"), "{said}");
+}
 
 const JSON: &str = "Content-Type: application/json";
 
@@ -794,6 +817,23 @@ fn a_bad_url_is_one_line_without_the_password_and_the_status_1() {
     assert!(said.starts_with("cannot read DATABASE_URL: "), "{said}");
     assert_eq!((said.lines().count(), output.status.code()), (1, Some(1)));
     assert!(!said.contains("secret"), "{said}");
+}
+
+/// Nobody says goodbye. The lock is gone with the connection.
+#[test]
+fn the_job_of_a_replica_that_is_killed_is_taken_by_another() {
+    let Some(database) = database() else { return };
+    let mut first =
+        Server::spawn(&mut database.replica(&TWO_CRATE, "1", "3600"));
+    let place = post(&first, "a");
+    wait_until("its job", || first.going() == 1);
+    let other = Server::spawn(&mut database.replica(&TWO_CRATE, "1", "0"));
+    // It asks once a second, and gets nothing.
+    sleep(Duration::from_secs(3));
+    assert_eq!((other.going(), &*look(&other, &place)), (0, WAITING));
+    first.child.kill().expect("it runs");
+    wait_until("the result", || look(&other, &place) == DONE);
+    assert_eq!((other.going(), database.count("jobs")), (1, 1));
 }
 
 /// The first job ends in time. The second would not: it is given back.
