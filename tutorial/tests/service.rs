@@ -90,7 +90,7 @@ fn write(
     for (chapter, words) in blocks {
         let script = block(chapter, words);
         let script = script.strip_prefix("cd ..\n").unwrap_or(&script);
-        let script = ["my-server", "my-axum"]
+        let script = ["my-service", "my-axum"]
             .iter()
             .fold(script.to_owned(), |it, own| it.replace(own, name));
         let inside = if folder.exists() { &folder } else { &place };
@@ -118,7 +118,7 @@ fn scratch_folder() -> PathBuf {
     folder
 }
 
-const ONE: (&str, &str) = (SERVICE, "cargo new my-server");
+const ONE: (&str, &str) = (SERVICE, "cargo new my-service");
 const TWO: (&str, &str) = (JOBS, "cargo add postgres");
 
 static ONE_CRATE: LazyLock<PathBuf> =
