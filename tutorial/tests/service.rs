@@ -1006,5 +1006,6 @@ fn three_hundred_jobs_have_one_result_each_whoever_is_killed_meanwhile() {
          nothing"
     )
     .ok();
-    assert!(again > 0, "nobody was killed at work");
+    // Six times the four jobs of a replica, and once the eight of both.
+    assert!((1..=32).contains(&again), "{again}: who was killed at work?");
 }
