@@ -209,7 +209,8 @@ impl Workshop {
         let folder = self.place.join(number);
         let own = parts.iter().filter(|part| part.path == path);
         let mut scripts = own.map(|part| part.lines.join("\n"));
-        let Some(new) = scripts.find(|it| it.contains("cargo new ")) else {
+        let Some(new) = scripts.find(|it| it.contains("cargo new my-server"))
+        else {
             return Ok(make(&folder, &name, main));
         };
         (self.show)("(making a crate, as the chapter says)");
