@@ -56,6 +56,8 @@ const RUST: Listed = ["src/main.rs", "../src/main.rs", "rust", "//"];
 const PYTHON: Listed =
     ["tutorial/threaded_tornado.py", "threaded_tornado.py", "python", "#"];
 const NGINX: Listed = ["tutorial/nginx.conf", "nginx.conf", "nginx", "#"];
+const UNIT: Listed =
+    ["tutorial/threaded-tokio@.service", "threaded-tokio@.service", "ini", "#"];
 
 /// The lines that are code, with their numbers.
 fn code([path, _, _, comment]: Listed) -> Vec<(usize, String)> {
@@ -107,7 +109,7 @@ fn listings(parts: &[Part], listed: Listed) -> Vec<Numbered> {
 }
 
 fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
-    let listed = [RUST, PYTHON, NGINX].map(|file| listings(parts, file));
+    let listed = [RUST, PYTHON, NGINX, UNIT].map(|file| listings(parts, file));
     let mut all = listed.concat();
     let diffs = parts.iter().filter(|part| part.kind == "diff");
     all.extend(diffs.flat_map(|diff| apply(diff).1));
@@ -117,7 +119,7 @@ fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
 
 #[test]
 fn each_line_of_code_is_in_one_listing_in_order() {
-    for file in [RUST, PYTHON, NGINX] {
+    for file in [RUST, PYTHON, NGINX, UNIT] {
         listings(&PARTS, file);
     }
 }

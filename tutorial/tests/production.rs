@@ -4,15 +4,15 @@
 
 mod common;
 
-use common::chapter::parts;
+use common::chapter::{parts, read};
 use common::{
-    BINARY, GET, Server, build_diff, find, read_to_close, signal, skip, status,
-    wait_until,
+    BINARY, GET, ROOT, Server, build_diff, find, read_to_close, scratch,
+    signal, skip, status, wait_until,
 };
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -181,4 +181,244 @@ fn a_wrapper_that_signals_twice_loses_no_answer() {
     let Some([answer, said]) = stopped(BINARY.as_ref(), "8") else { return };
     assert!(answer.ends_with("msg to client 127.0.0.1"), "{answer}");
     assert!(said.ends_with("done sleeping 127.0.0.1\n0\n"), "{said}");
+}
+
+// ----- systemd ---------------------------------------------------------------
+
+const UNIT: &str = "tutorial/threaded-tokio@.service";
+const SYSTEMD: &str = "tutorial/r2-a-systemd-unit.md";
+
+/// A systemd that runs nothing but the unit, in namespaces and control groups
+/// of its own. It finds the server where the unit says it is.
+struct Systemd {
+    child: Child,
+    inner: u32,
+    groups: String,
+}
+
+/// Takes a name for the groups, the program and the unit.
+const BOOT: &str = r#"
+    set -e
+    export name=$1 program=$2 unit=$3
+    groups=$(awk '$3 ~ /^cgroup2?$/ {print $2, $3, $4}' /proc/mounts)
+    export groups
+    while read -r at type options; do
+      own=$(awk -F: -v it="${options##*relatime,}" '
+        $2 == it || $2 == "" && it ~ /^rw/ {print $3}' /proc/self/cgroup)
+      mkdir "$at$own/$name"
+      # One that wants to be told first which processors it may use has none.
+      echo $$ >"$at$own/$name/cgroup.procs" || rmdir "$at$own/$name"
+    done <<<"$groups" 2>/dev/null
+    exec unshare --pid --mount --net --uts --ipc --cgroup --fork --kill-child \
+      bash -c '
+        set -e
+        mount --make-rprivate /
+        mount -t proc proc /proc
+        while read -r at type options; do
+          options=${options##*relatime,} options=${options/#name=/none,name=}
+          umount $at
+          case $type in
+            cgroup) mount -t cgroup -o $options cgroup $at ;;
+            cgroup2) mount -t cgroup2 cgroup2 $at ;;
+          esac
+        done <<<"$groups"
+        ip link set lo up
+        units=/lib/systemd/system
+        for at in /run /usr/local/bin /etc/init.d /etc/systemd/system $units
+        do mount -t tmpfs tmpfs $at; done
+        cp $program /usr/local/bin/threaded-tokio
+        cp $unit /etc/systemd/system/
+        for it in sysinit basic shutdown network multi-user
+        do printf "[Unit]\nDefaultDependencies=no\n" >$units/$it.target; done
+        container=test exec /lib/systemd/systemd --unit=multi-user.target \
+          --system --log-target=console --show-status=no'
+"#;
+
+impl Systemd {
+    /// `None` where the machine is not to be asked for that.
+    #[track_caller]
+    fn boot() -> Option<Self> {
+        if !common::thorough() {
+            skip("SKIP_NOTHING=1: it runs a systemd of its own");
+            return None;
+        }
+        let unique = scratch("threaded-tokio");
+        let name = unique.file_name().expect("a name").display().to_string();
+        let mut bash = Command::new("bash");
+        bash.args(["-c", BOOT, "boot", &name, BINARY]);
+        bash.arg(Path::new(ROOT).join(UNIT)).stdin(Stdio::null());
+        let child = bash.spawn().expect("bash runs");
+        let groups = format!("find /sys/fs/cgroup -type d -name {name}");
+        let mut systemd = Self { child, inner: 0, groups };
+        wait_until("systemd", || {
+            let ended = systemd.child.try_wait().expect("it is our child");
+            assert_eq!(ended, None, "it did not start");
+            let inner = children(systemd.child.id());
+            systemd.inner = inner.first().copied().unwrap_or_default();
+            systemd.inner != 0
+                && systemd.say("systemctl is-active multi-user.target")
+                    == "active\n"
+        });
+        Some(systemd)
+    }
+
+    fn command(&self, command: &str) -> Command {
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args(["--all", "--target", &self.inner.to_string()]);
+        nsenter.args(["bash", "-c", command]).stdin(Stdio::null());
+        nsenter
+    }
+
+    /// What a command prints in there.
+    #[track_caller]
+    fn say(&self, command: &str) -> String {
+        let output = common::output(
+            self.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()),
+        );
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// What systemd knows of the server on this port.
+    #[track_caller]
+    fn show(&self, port: &str, property: &str) -> String {
+        let show = format!("systemctl show --value -p {property}");
+        self.say(&format!("{show} threaded-tokio@{port}")).trim_end().into()
+    }
+
+    #[track_caller]
+    fn serves(&self, port: &str) {
+        let ask = format!("curl -s http://127.0.0.1:{port}/alive");
+        let page = "<html><body>404 Not Found</body></html>";
+        wait_until("an answer", || self.say(&ask) == page);
+    }
+}
+
+impl Drop for Systemd {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        // They are empty when all of it is gone. The innermost go first.
+        let find = &self.groups;
+        let empty = format!(
+            "for _ in {{1..100}}; do
+                groups=$({find})
+                [ -n \"$groups\" ] || break
+                find $groups -depth -type d -exec rmdir {{}} +
+                sleep 0.05
+            done"
+        );
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &empty]).stderr(Stdio::null());
+        bash.status().ok();
+    }
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn systemd_starts_the_unit_limits_it_and_starts_it_again() {
+    let Some(systemd) = Systemd::boot() else { return };
+    let install = &shown(SYSTEMD, "## Install it", "sh")[0];
+    let enable = install.lines().find(|line| line.contains("enable"));
+    let enable = enable.expect("enable").trim_start_matches("sudo ");
+    systemd.say(enable);
+    systemd.serves("8888");
+    systemd.serves("8889");
+    assert_eq!(
+        systemd.say("ls /etc/systemd/system/multi-user.target.wants"),
+        "threaded-tokio@8888.service\nthreaded-tokio@8889.service\n"
+    );
+
+    // What it may do, as Linux has it.
+    let process = systemd.show("8888", "MainPID");
+    let status = systemd.say(&format!("cat /proc/{process}/status"));
+    for line in ["CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    assert!(!status.contains("Uid:\t0"), "{status}");
+    let limits = systemd.say(&format!("cat /proc/{process}/limits"));
+    let files = limits.lines().find(|line| line.starts_with("Max open files"));
+    assert!(files.expect("it").contains(" 16384 "), "{limits}");
+    let file = "system.slice/*/threaded-tokio@8888.service/memory";
+    let file = format!(
+        "$(echo /sys/fs/cgroup/{{,memory/}}{file}.{{max,limit_in_bytes}})"
+    );
+    assert_eq!(systemd.say(&format!("cat {file} 2>/dev/null")), "1073741824\n");
+
+    // It is killed, and started again a second later.
+    systemd.say(&format!("kill -9 {process}"));
+    wait_until("another one", || {
+        let now = systemd.show("8888", "MainPID");
+        now != process && now != "0"
+    });
+    systemd.serves("8888");
+    assert_eq!(systemd.show("8888", "NRestarts"), "1");
+
+    // A port that is none: said once.
+    systemd.say("systemctl start threaded-tokio@http");
+    wait_until("the end", || systemd.show("http", "ExecMainStatus") == "2");
+    sleep(Duration::from_secs(2));
+    assert_eq!(systemd.show("http", "NRestarts"), "0");
+    assert_eq!(systemd.show("http", "ActiveState"), "failed");
+}
+
+/// Asks each of two servers, and stops them. Returns what the client got and
+/// what systemd says of it.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn systemd_gives_the_server_its_time_and_a_unit_with_less_takes_it() {
+    let Some(systemd) = Systemd::boot() else { return };
+    let short = "/run/systemd/system/threaded-tokio@8889.service.d";
+    systemd.say(&format!("mkdir -p {short}"));
+    let line = "[Service]\nTimeoutStopSec=3s\n";
+    systemd.say(&format!("printf '{line}' >{short}/short.conf"));
+    systemd.say("systemctl start threaded-tokio@8888 threaded-tokio@8889");
+    let clients = ["8888", "8889"].map(|port| {
+        systemd.serves(port);
+        let ask = format!("curl -s http://127.0.0.1:{port}/");
+        systemd.command(&ask).stdout(Stdio::piped()).spawn().expect("curl")
+    });
+    sleep(Duration::from_secs(1));
+    systemd.say("systemctl stop threaded-tokio@8888 threaded-tokio@8889");
+    let results = ["8888", "8889"].map(|port| systemd.show(port, "Result"));
+    assert_eq!(results, ["success", "timeout"]);
+    let answers = clients.map(|client| {
+        let output = client.wait_with_output().expect("curl ends");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    });
+    assert_eq!(answers, ["msg to client 127.0.0.1", ""]);
+}
+
+#[test]
+fn the_unit_gives_more_time_than_the_server_takes() {
+    let seconds = |path, start| {
+        let text: String = read(path).split(start).nth(1).expect(start).into();
+        let digits = text.split(|c: char| !c.is_ascii_digit()).next();
+        digits.expect("a number").parse::<u32>().expect("a number")
+    };
+    let patience =
+        seconds("src/main.rs", "PATIENCE: Duration = Duration::from_secs(");
+    assert!(seconds(UNIT, "\nTimeoutStopSec=") >= patience + 5);
+}
+
+/// With the server where the unit has it, in a folder that nobody else sees.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn systemd_finds_no_mistake_in_the_unit_and_little_that_it_may_do() {
+    if find("systemd-analyze").is_none() || !may_unshare() {
+        return;
+    }
+    for (command, told) in shown(SYSTEMD, "## What it may do", "sh")
+        .iter()
+        .zip(shown(SYSTEMD, "## What it may do", "text"))
+    {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "bash", "-c"]);
+        let install = "mount -t tmpfs tmpfs /usr/local/bin
+            install \"$0\" /usr/local/bin/threaded-tokio";
+        unshare.arg(format!("{install}\n({command}) 2>&1")).arg(BINARY);
+        unshare.current_dir(ROOT).stdout(Stdio::piped());
+        let output = common::output(&mut unshare);
+        let printed = String::from_utf8(output.stdout).expect("UTF-8");
+        assert_eq!(printed, told, "{command}");
+    }
 }
