@@ -4,16 +4,19 @@
 
 mod common;
 
-use common::chapter::{parts, read};
+use common::chapter::{apply, parts, read};
 use common::{
-    BINARY, GET, ROOT, Server, build_diff, find, read_to_close, scratch,
-    signal, skip, status, wait_until,
+    BINARY, GET, LONG, ROOT, Server, build, build_diff, find, free_port,
+    read_to_close, scratch, signal, skip, status, wait_until,
 };
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 /// What a chapter shows below a heading: the blocks of that kind.
@@ -397,7 +400,8 @@ fn the_unit_gives_more_time_than_the_server_takes() {
     };
     let patience =
         seconds("src/main.rs", "PATIENCE: Duration = Duration::from_secs(");
-    assert!(seconds(UNIT, "\nTimeoutStopSec=") >= patience + 5);
+    let notice = seconds(READY, "setting(\"NOTICE\", ");
+    assert!(seconds(UNIT, "\nTimeoutStopSec=") >= patience + notice + 5);
 }
 
 /// With the server where the unit has it, in a folder that nobody else sees.
@@ -421,4 +425,188 @@ fn systemd_finds_no_mistake_in_the_unit_and_little_that_it_may_do() {
         let printed = String::from_utf8(output.stdout).expect("UTF-8");
         assert_eq!(printed, told, "{command}");
     }
+}
+
+// ----- readiness and liveness ------------------------------------------------
+
+const READY: &str = "tutorial/r4-ready-and-alive.md";
+
+fn ready() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || build_diff("ready", READY, "## Say no before you close");
+    BUILT.get_or_init(build).clone()
+}
+
+/// A replica that can be started anew on its port.
+fn replica(program: &Path, port: u16, settings: &[(&str, &str)]) -> Server {
+    let mut command = Command::new(program);
+    command.envs([("PORT", port.to_string().as_str()), ("SLEEP", "0.05")]);
+    Server::spawn(command.envs(settings.iter().copied()))
+}
+
+/// A file of the tutorial with these changes, each of which stands there once.
+#[track_caller]
+fn changed(path: &str, changes: &[(&str, &str)]) -> PathBuf {
+    let mut text = read(path);
+    for (old, new) in changes {
+        assert_eq!(text.matches(old).count(), 1, "{old} stands there once");
+        text = text.replace(old, new);
+    }
+    let file = scratch("changed");
+    fs::write(&file, text).expect("a file");
+    file
+}
+
+/// HAProxy before two replicas, as its file says but for the ports.
+#[track_caller]
+fn haproxy(ports: [u16; 2], changes: &[(&str, &str)]) -> Option<Server> {
+    let haproxy = find("haproxy")?;
+    let port = free_port();
+    let own = [port, ports[0], ports[1]].map(|it| format!("127.0.0.1:{it}"));
+    let mut all = vec![("127.0.0.1:8080", own[0].as_str())];
+    all.push(("127.0.0.1:8888", &own[1]));
+    all.push(("127.0.0.1:8889", &own[2]));
+    all.extend(changes);
+    let file = changed("tutorial/haproxy.cfg", &all);
+    let mut command = Command::new(haproxy);
+    command.arg("-db").arg("-f").arg(file);
+    let mut server = Server::launch(&mut command, None, None);
+    (server.port, server.gently) = (port, true);
+    wait_until("HAProxy to listen", || {
+        let ended = server.child.try_wait().expect("it is our child");
+        assert_eq!(ended, None, "HAProxy said: {}", server.stderr());
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    Some(server)
+}
+
+const POST: &[u8] =
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/// Sends requests from many clients while something happens. Returns how many
+/// were sent, and the first lines of the answers that are not the server's.
+fn under_load(proxy: &Server, happens: impl FnOnce()) -> (usize, Vec<String>) {
+    let (sent, lost) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (begin, enough) = (Instant::now(), AtomicBool::new(false));
+    let client = |request, good| {
+        while !enough.load(Relaxed) && begin.elapsed() < LONG {
+            sent.fetch_add(1, Relaxed);
+            let answer = proxy.exchange(request);
+            if !answer.starts_with(good) {
+                let line = answer.lines().next().unwrap_or("nothing");
+                lost.lock().expect("no panic").push(line.to_owned());
+                sleep(Duration::from_millis(10));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| client(GET, "HTTP/1.1 200 "));
+            scope.spawn(|| client(POST, "HTTP/1.1 405 "));
+        }
+        happens();
+        enough.store(true, Relaxed);
+    });
+    assert!(begin.elapsed() < LONG, "the load ended before the rest");
+    (sent.into_inner(), lost.into_inner().expect("no panic"))
+}
+
+/// Restarts both replicas, one after the other, behind HAProxy. With its second
+/// tries switched off, nothing but the order of things can help.
+#[track_caller]
+fn restarts(program: &Path, notice: &str) -> Option<(Vec<String>, String)> {
+    let ports = [free_port(), free_port()];
+    let settings = [("NOTICE", notice)];
+    let mut replicas = ports.map(|port| replica(program, port, &settings));
+    let once = ("option redispatch 1 ", "retries 0 # ");
+    let proxy = haproxy(ports, &[once])?;
+    let (sent, lost) = under_load(&proxy, || {
+        let works = |it: &Server| it.done() > 20;
+        wait_until("work", || replicas.iter().all(works));
+        for it in &mut replicas {
+            it.signal("TERM");
+            assert_eq!(it.exit_status(), Some(0));
+            *it = replica(program, it.port, &settings);
+            wait_until("the balancer to look again", || works(it));
+        }
+    });
+    assert!(sent > 100, "{sent}");
+    Some((lost, proxy.stderr()))
+}
+
+#[test]
+fn a_balancer_that_looks_away_in_time_loses_no_request() {
+    let Some((lost, said)) = restarts(&ready(), "5") else { return };
+    assert!(lost.is_empty(), "{} lost: {lost:?}\n{said}", lost.len());
+    let noticed = said.matches("Layer7 wrong status, code: 503").count();
+    assert_eq!(noticed, 2, "{said}");
+}
+
+#[test]
+fn a_listener_that_closes_before_the_balancer_looked_loses_some() {
+    let Some((lost, said)) = restarts(&ready(), "0") else { return };
+    assert!(!lost.is_empty(), "{said}");
+}
+
+#[test]
+fn the_pages_need_no_worker_and_readiness_ends_first() {
+    let settings = [("WORKERS", "1"), ("SLEEP", "8"), ("NOTICE", "3")];
+    let mut server =
+        Server::spawn(Command::new(ready()).envs(settings.iter().copied()));
+    let clients = [GET; 2].map(|request| server.send(request));
+    wait_until("the job", || server.going() == 1);
+    let pages = || ["/ready", "/live"].map(|it| status(&server.url(it)));
+    assert_eq!(pages(), ["200", "200"]);
+    let start = Instant::now();
+    server.signal("TERM");
+    wait_until("the no", || pages() == ["503", "200"]);
+    // Who comes now is served as well.
+    let late = server.send(GET);
+    server.settle();
+    wait_until("closed doors", || {
+        TcpStream::connect(("127.0.0.1", server.port)).is_err()
+    });
+    assert!(start.elapsed() >= Duration::from_secs(3), "that is the notice");
+    for client in clients.into_iter().chain([late]) {
+        assert!(read_to_close(client).ends_with("msg to client 127.0.0.1"));
+    }
+    assert_eq!(server.exit_status(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_the_notice_and_a_bad_one_the_start() {
+    let settings = [("SLEEP", "0"), ("NOTICE", "60")];
+    let mut server =
+        Server::spawn(Command::new(ready()).envs(settings.iter().copied()));
+    server.signal("TERM");
+    sleep(Duration::from_millis(1500));
+    assert_eq!(status(&server.url("/ready")), "503");
+    server.signal("TERM");
+    assert_eq!(server.exit_status(), Some(1));
+
+    let mut command = Command::new(ready());
+    command.env("NOTICE", "61");
+    let mut server = Server::launch(&mut command, None, None);
+    assert_eq!(server.exit_status(), Some(2));
+    let line = "NOTICE=\"61\" is not allowed; set it to 0 to 60 seconds\n";
+    assert_eq!(server.stderr(), line);
+}
+
+#[test]
+fn a_loop_that_is_held_is_not_alive() {
+    let diff = parts(READY).into_iter().find(|part| part.kind == "diff");
+    let (main, _) = apply(&diff.expect("a diff"));
+    let submit = "self.executor.submit(move || core.get(remote_ip)).await;";
+    assert_eq!(main.matches(submit).count(), 1);
+    let held = "{ _ = &self.executor; Ok::<_, ()>(core.get(remote_ip)) };";
+    let main = main.replace(submit, held);
+    let mut command = Command::new(build("held", &main));
+    command.envs([("SLEEP", "60"), ("TOKIO_WORKER_THREADS", "2")]);
+    let server = Server::spawn(&mut command);
+    assert_eq!(status(&server.url("/live")), "200");
+    let _clients = [GET; 2].map(|request| server.send(request));
+    wait_until("two jobs", || server.going() == 2);
+    let live = server.url("/live");
+    let asked = common::curl(&["--max-time", "2", &live]);
+    assert_eq!(asked.status.code(), Some(28), "time is up");
 }
