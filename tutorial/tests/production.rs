@@ -6,8 +6,9 @@ mod common;
 
 use common::chapter::{apply, parts, read};
 use common::{
-    BINARY, GET, LONG, ROOT, Server, build, build_diff, find, free_port,
-    read_to_close, scratch, signal, skip, status, wait_until,
+    BINARY, GET, LONG, ROOT, Server, answered, build, build_diff, fetch, find,
+    flood, free_port, obeying, read_to_close, scratch, signal, skip, status,
+    wait_until,
 };
 use std::fs;
 use std::net::TcpStream;
@@ -609,4 +610,168 @@ fn a_loop_that_is_held_is_not_alive() {
     let live = server.url("/live");
     let asked = common::curl(&["--max-time", "2", &live]);
     assert_eq!(asked.status.code(), Some(28), "time is up");
+}
+
+// ----- the log and the numbers -----------------------------------------------
+
+const DOING: &str = "tutorial/r5-what-it-is-doing.md";
+
+/// The recipe's main.rs.
+fn watched() -> String {
+    let diff = parts(DOING).into_iter().find(|part| part.kind == "diff");
+    apply(&diff.expect("a diff")).0
+}
+
+/// The page, without what is said about the numbers.
+fn numbers(server: &Server) -> String {
+    let page = fetch(&[&server.url("/metrics")]);
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    let values = lines.filter_map(|line| line.split(' ').next_back());
+    values.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_counts_go_down_on_every_way_out() {
+    let program = build("watched", &obeying(&watched()));
+    let [gate, breaks] = [(); 2].map(|()| scratch("file"));
+    let mut command = Command::new(program);
+    command.envs([("GATE", &gate), ("BREAK", &breaks)]);
+    command.envs([("SLEEP", "0"), ("WORKERS", "2")]);
+    let server = Server::spawn(&mut command);
+    let says = |told: &str| {
+        wait_until(told, || numbers(&server) == told);
+        // And it stays so.
+        server.settle();
+        assert_eq!(numbers(&server), told);
+    };
+    // waiting, busy, done, failed, lost
+    says("0 0 0 0 0");
+    let mut clients = vec![server.send(GET), server.send(GET)];
+    wait_until("two jobs", || server.going() == 2);
+    for _ in 0..3 {
+        clients.push(server.send(GET));
+    }
+    says("3 2 0 0 0");
+    // One leaves the line. One leaves a worker, which goes on.
+    drop(clients.remove(4));
+    says("2 2 0 0 0");
+    drop(clients.remove(0));
+    says("2 2 0 0 0");
+    fs::write(&gate, "").expect("a file");
+    for client in clients {
+        assert!(read_to_close(client).ends_with("msg to client 127.0.0.1"));
+    }
+    says("0 0 4 0 0");
+    fs::write(&breaks, "").expect("a file");
+    assert_eq!(status(&server.url("/")), "500");
+    says("0 0 4 1 0");
+}
+
+#[test]
+fn prometheus_finds_no_fault_with_the_page() {
+    let Some(promtool) = find("promtool") else { return };
+    let server = Server::spawn(&mut Command::new(build("doing", &watched())));
+    let head = fetch(&["-i", &server.url("/metrics")]);
+    assert!(head.contains("\ncontent-type: text/plain; version=0.0.4\r\n"));
+    let command = &shown(DOING, "## The numbers", "sh")[0];
+    let told = &shown(DOING, "## The numbers", "text")[0];
+    let command = command
+        .replace("8888", &server.port.to_string())
+        .replace("promtool", &promtool.display().to_string());
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &format!("({command}) 2>&1")]).stdout(Stdio::piped());
+    let printed = common::output(bash.env("no_proxy", "*")).stdout;
+    assert_eq!(String::from_utf8_lossy(&printed), *told);
+}
+
+#[test]
+fn each_request_has_one_line_in_the_log_whatever_becomes_of_it() {
+    let mut command = Command::new(build("doing", &watched()));
+    command.envs([("WORKERS", "1"), ("SLEEP", "1")]);
+    let mut server = Server::spawn(&mut command);
+    assert_eq!(status(&server.url("/")), "200");
+    assert_eq!(status(&server.url("/nowhere?key=secret")), "404");
+    server.exchange(POST);
+    let _running = server.send(GET);
+    wait_until("its job", || server.going() == 2);
+    let queued = server.send(GET);
+    server.settle();
+    drop(queued);
+    server.settle();
+    // What is no HTTP has none.
+    server.exchange(b"nonsense\r\n\r\n");
+    server.signal("TERM");
+    assert_eq!(server.exit_status(), Some(0));
+    let said = server.stderr();
+    let mut lines: Vec<_> = said
+        .lines()
+        .filter(|line| !line.contains("/alive"))
+        .filter_map(|line| line.rsplit_once(' '))
+        .collect();
+    assert!(lines[1..].iter().all(|(_, took)| took.ends_with("ms")), "{said}");
+    assert!(lines[1].1.len() > "1000".len(), "it slept for a second: {said}");
+    lines.sort();
+    let lines: Vec<_> = lines.into_iter().map(|(line, _)| line).collect();
+    let told = [
+        "200 GET / (127.0.0.1)",
+        "200 GET / (127.0.0.1)",
+        "404 GET /nowhere (127.0.0.1)",
+        "405 POST / (127.0.0.1)",
+        "left GET / (127.0.0.1)",
+        "listening on",
+    ];
+    assert_eq!(lines, told, "{said}");
+}
+
+/// All of what waits to be written is, at the end.
+#[test]
+fn the_last_lines_of_the_log_are_written_before_the_end() {
+    let mut command = Command::new(build("doing", &watched()));
+    let mut server = Server::spawn(command.env("SLEEP", "0"));
+    assert_eq!(answered(flood(&server, 400)), 400);
+    server.signal("TERM");
+    assert_eq!(server.exit_status(), Some(0));
+    assert_eq!(server.stderr().matches("200 GET /").count(), 400);
+}
+
+/// The pipe is full before it starts, and has no reader.
+#[test]
+fn a_log_that_nobody_reads_costs_no_answer_and_says_what_is_lost() {
+    let mut shell = Command::new("bash");
+    let fill = "head -c 200000 /dev/zero >&2 & sleep 1; exec \"$0\"";
+    shell.args(["-c", fill]).arg(build("doing", &watched()));
+    let port = free_port();
+    shell.envs([("PORT", port.to_string().as_str()), ("SLEEP", "0")]);
+    let mut server = Server::launch(&mut shell, None, Some(Stdio::piped()));
+    server.port = port;
+    wait_until("the server", || status(&server.url("/nowhere")) == "404");
+    assert_eq!(answered(flood(&server, 1600)), 1600);
+    let lost = numbers(&server);
+    let lost = lost.split(' ').next_back().and_then(|it| it.parse().ok());
+    assert!((600..=700).contains(&lost.unwrap_or(0)), "{lost:?} are lost");
+    server.signal("TERM");
+    assert_eq!(server.exit_status(), Some(0));
+}
+
+#[test]
+fn both_recipes_go_together() {
+    let Some(git) = find("git") else { return };
+    let folder = scratch("both");
+    fs::create_dir_all(folder.join("src")).expect("a folder");
+    fs::write(folder.join("src/main.rs"), read("src/main.rs")).expect("a file");
+    for path in [READY, DOING] {
+        let diff = parts(path).into_iter().find(|part| part.kind == "diff");
+        let text = diff.expect("a diff").lines.join("\n") + "\n";
+        fs::write(folder.join("diff"), text).expect("a file");
+        let mut git = Command::new(&git);
+        git.args(["apply", "--unsafe-paths", "diff"]).current_dir(&folder);
+        git.env("GIT_DIR", "none");
+        assert!(git.status().expect("git runs").success(), "{path}");
+    }
+    let main = fs::read_to_string(folder.join("src/main.rs")).expect("it");
+    assert!(main.contains("LEAVING") && main.contains("WAITING"));
+    let server = Server::spawn(&mut Command::new(build("both", &main)));
+    for path in ["/ready", "/live", "/metrics"] {
+        assert_eq!(status(&server.url(path)), "200", "{path}");
+    }
 }
