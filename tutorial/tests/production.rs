@@ -723,20 +723,8 @@ fn each_request_has_one_line_in_the_log_whatever_becomes_of_it() {
     assert_eq!(lines, told, "{said}");
 }
 
-/// All of what waits to be written is, at the end.
-#[test]
-fn the_last_lines_of_the_log_are_written_before_the_end() {
-    let mut command = Command::new(build("doing", &watched()));
-    let mut server = Server::spawn(command.env("SLEEP", "0"));
-    assert_eq!(answered(flood(&server, 400)), 400);
-    server.signal("TERM");
-    assert_eq!(server.exit_status(), Some(0));
-    assert_eq!(server.stderr().matches("200 GET /").count(), 400);
-}
-
-/// The pipe is full before it starts, and has no reader.
-#[test]
-fn a_log_that_nobody_reads_costs_no_answer_and_says_what_is_lost() {
+/// The recipe, with a stderr that is a full pipe before it starts.
+fn mute() -> Server {
     let mut shell = Command::new("bash");
     let fill = "head -c 200000 /dev/zero >&2 & sleep 1; exec \"$0\"";
     shell.args(["-c", fill]).arg(build("doing", &watched()));
@@ -745,11 +733,33 @@ fn a_log_that_nobody_reads_costs_no_answer_and_says_what_is_lost() {
     let mut server = Server::launch(&mut shell, None, Some(Stdio::piped()));
     server.port = port;
     wait_until("the server", || status(&server.url("/nowhere")) == "404");
+    server
+}
+
+#[test]
+fn a_log_that_nobody_reads_costs_no_answer_and_says_what_is_lost() {
+    let mut server = mute();
     assert_eq!(answered(flood(&server, 1600)), 1600);
     let lost = numbers(&server);
     let lost = lost.split(' ').next_back().and_then(|it| it.parse().ok());
     assert!((600..=700).contains(&lost.unwrap_or(0)), "{lost:?} are lost");
     server.signal("TERM");
+    assert_eq!(server.exit_status(), Some(0));
+}
+
+/// They wait until somebody reads, a moment after all is answered.
+#[test]
+fn the_last_lines_of_the_log_are_written_before_the_end() {
+    let mut server = mute();
+    assert_eq!(answered(flood(&server, 3)), 3);
+    server.signal("TERM");
+    wait_until("closed doors", || {
+        TcpStream::connect(("127.0.0.1", server.port)).is_err()
+    });
+    sleep(Duration::from_millis(200));
+    let pipe = server.child.stderr.take().expect("a pipe");
+    let said = std::io::read_to_string(pipe).expect("text");
+    assert_eq!(said.matches("200 GET / ").count(), 3);
     assert_eq!(server.exit_status(), Some(0));
 }
 
