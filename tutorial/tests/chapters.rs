@@ -59,6 +59,8 @@ const NGINX: Listed = ["tutorial/nginx.conf", "nginx.conf", "nginx", "#"];
 const UNIT: Listed =
     ["tutorial/threaded-tokio@.service", "threaded-tokio@.service", "ini", "#"];
 const HAPROXY: Listed = ["tutorial/haproxy.cfg", "haproxy.cfg", "haproxy", "#"];
+const DOCKERFILE: Listed =
+    ["tutorial/Dockerfile", "Dockerfile", "dockerfile", "#"];
 
 /// The lines that are code, with their numbers.
 fn code([path, _, _, comment]: Listed) -> Vec<(usize, String)> {
@@ -110,8 +112,8 @@ fn listings(parts: &[Part], listed: Listed) -> Vec<Numbered> {
 }
 
 fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
-    let listed =
-        [RUST, PYTHON, NGINX, UNIT, HAPROXY].map(|file| listings(parts, file));
+    let listed = [RUST, PYTHON, NGINX, UNIT, HAPROXY, DOCKERFILE]
+        .map(|file| listings(parts, file));
     let mut all = listed.concat();
     let diffs = parts.iter().filter(|part| part.kind == "diff");
     all.extend(diffs.flat_map(|diff| apply(diff).1));
@@ -121,7 +123,7 @@ fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
 
 #[test]
 fn each_line_of_code_is_in_one_listing_in_order() {
-    for file in [RUST, PYTHON, NGINX, UNIT, HAPROXY] {
+    for file in [RUST, PYTHON, NGINX, UNIT, HAPROXY, DOCKERFILE] {
         listings(&PARTS, file);
     }
 }

@@ -785,3 +785,90 @@ fn both_recipes_go_together() {
         assert_eq!(status(&server.url(path)), "200", "{path}");
     }
 }
+
+// ----- a container -----------------------------------------------------------
+
+const CONTAINER: &str = "tutorial/r3-a-container.md";
+
+/// An image, built as the chapter says, but that `docker` is buildah.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn the_image_holds_one_file_that_runs_as_process_1_and_as_nobody() {
+    let Some(buildah) = find("buildah") else { return };
+    if !may_unshare() {
+        return;
+    }
+    let store = scratch("images");
+    let store = store.display();
+    let buildah = format!(
+        "{} --storage-driver vfs --root {store}/root --runroot {store}/run",
+        buildah.display()
+    );
+    let run = |command: &str| {
+        let mut bash = Command::new("bash");
+        bash.args(["-euc", command]).current_dir(ROOT);
+        bash.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = common::output(bash.env_remove("CARGO_TARGET_DIR"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}\n{said}");
+        String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
+    };
+    let commands = &shown(CONTAINER, "## Build it", "sh")[0];
+    assert_eq!(commands.matches("docker build ").count(), 1);
+    let built = format!("{buildah} build --isolation chroot ");
+    run(&commands.replace("docker build ", &built));
+
+    let format = "{{.Name}} {{.Tag}} {{.Size}}";
+    let images = run(&format!("{buildah} images --format '{format}'"));
+    let container = run(&format!("{buildah} from threaded-tokio"));
+    let root = run(&format!("{buildah} mount {container}"));
+    let files = run(&format!("cd {root}; find . -type f | cut -c 2-"));
+    let shape = |text: &str| {
+        let digits = |c: char| c.is_ascii_digit() || c == '.';
+        text.split_whitespace()
+            .map(|word| if word.chars().all(digits) { "N" } else { word })
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let told = &shown(CONTAINER, "## Build it", "text")[0];
+    assert_eq!(shape(&format!("{images}\n{files}")), shape(told));
+
+    // What a runtime would read there.
+    let config = |name: &str| {
+        let format = format!("{{{{.OCIv1.Config.{name}}}}}");
+        let inspect = format!("{buildah} inspect --type image --format");
+        run(&format!("{inspect} '{format}' threaded-tokio"))
+    };
+    let user = config("User");
+    let entry = config("Entrypoint").trim_matches(['[', ']']).to_owned();
+    let environment = config("Env").trim_matches(['[', ']']).to_owned();
+    let port = free_port();
+    let settings = format!("PORT={port}");
+    let mut words = vec!["env", "-i"];
+    words.extend(environment.split(' '));
+    words.extend([&settings, "SLEEP=2", "chroot", "--userspec", &user]);
+    words.extend([root.as_str(), &entry]);
+    let (server, inner) = first(&words, &[]);
+    let mut server = server.listening();
+    assert_eq!(server.port, port);
+    assert!(server.stderr().contains("http://0.0.0.0:"), "HOST is the image's");
+    assert_eq!(state(inner, "Uid"), format!("Uid:{}", "\t65534".repeat(4)));
+    let root_of_it = fs::read_dir(format!("/proc/{inner}/root"));
+    let names =
+        root_of_it.expect("a folder").map(|it| it.expect("it").file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["threaded-tokio"]);
+    let client = server.send(GET);
+    wait_until("the job", || server.going() == 1);
+    signal("TERM", &inner.to_string());
+    assert!(read_to_close(client).ends_with("msg to client 127.0.0.1"));
+    assert_eq!(server.exit_status(), Some(0));
+    assert_eq!(state(inner, "State"), "", "it is gone, and no zombie");
+
+    // An ordinary program misses its loader there.
+    fs::copy(BINARY, format!("{root}/threaded-tokio")).expect("a copy");
+    let mut chroot = Command::new("chroot");
+    let output = chroot.args([&root, &entry]).output().expect("chroot runs");
+    let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+    assert!(said.contains("no such file or directory"), "{said}");
+    run(&format!("{buildah} rm --all; {buildah} rmi --all; rm -rf {store}"));
+}
