@@ -872,3 +872,286 @@ fn the_image_holds_one_file_that_runs_as_process_1_and_as_nobody() {
     assert!(said.contains("no such file or directory"), "{said}");
     run(&format!("{buildah} rm --all; {buildah} rmi --all; rm -rf {store}"));
 }
+
+// ----- replicas on machines --------------------------------------------------
+
+const MACHINES: &str = "tutorial/r6-replicas-on-machines.md";
+
+/// Whether this is the machine with nginx: a namespace in which nobody has a
+/// port yet. If not, runs the test again, there.
+#[track_caller]
+fn on_a_machine_of_its_own(test: &str) -> bool {
+    if std::env::var_os("MACHINE").is_some() {
+        run("ip link set lo up");
+        return true;
+    }
+    if find("nginx").is_some() && find("ip").is_some() && may_unshare() {
+        let test_program = std::env::current_exe().expect("its path");
+        let mut unshare = Command::new("unshare");
+        unshare.arg("--net").arg(test_program).args(["--exact", test]);
+        unshare.arg("--nocapture").env("MACHINE", "nginx");
+        unshare.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = common::output(&mut unshare);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains(" 1 passed"), "{said}");
+    }
+    false
+}
+
+/// Runs shell commands, each of which must work.
+#[track_caller]
+fn run(commands: &str) {
+    let mut bash = Command::new("bash");
+    bash.args(["-euc", commands]).stdout(Stdio::piped());
+    let output = common::output(&mut bash);
+    assert!(output.status.success(), "{commands}");
+}
+
+/// A machine with a replica, at the other end of a cable.
+struct Machine {
+    /// Holds the namespace while it sleeps.
+    sleeper: Child,
+    address: String,
+    replica: Option<Server>,
+}
+
+impl Machine {
+    /// The cable has this name. The address follows that of its near end.
+    fn new(cable: &str, near: u8, sleep: &str) -> Self {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--net", "sleep", "600"]);
+        let sleeper = unshare.spawn().expect("unshare runs");
+        let number = sleeper.id();
+        wait_until("its namespace", || {
+            let of =
+                |it: &str| fs::read_link(format!("/proc/{it}/ns/net")).ok();
+            of(&number.to_string()) != of("self")
+        });
+        let address = format!("192.0.2.{}", near + 1);
+        let mut machine = Self { sleeper, address, replica: None };
+        run(&format!(
+            "ip link add {cable} type veth peer name cable netns {number}
+             ip address add 192.0.2.{near}/30 dev {cable}
+             ip link set {cable} up"
+        ));
+        let far = &machine.address;
+        machine.run(&format!("ip address add {far}/30 dev cable"));
+        machine.run("ip link set lo up; ip link set cable up");
+        machine.start(sleep);
+        machine
+    }
+
+    fn enter(&self) -> Command {
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args(["--net", "--target", &self.sleeper.id().to_string()]);
+        nsenter
+    }
+
+    #[track_caller]
+    fn run(&self, commands: &str) {
+        let status = self.enter().args(["bash", "-euc", commands]).status();
+        assert!(status.expect("nsenter runs").success(), "{commands}");
+    }
+
+    fn start(&mut self, sleep: &str) {
+        let mut enter = self.enter();
+        enter.arg(BINARY).env("HOST", &self.address);
+        enter.env("PORT", "8888").env("SLEEP", sleep);
+        self.replica = Some(Server::spawn(&mut enter));
+    }
+
+    fn replica(&mut self) -> &mut Server {
+        self.replica.as_mut().expect("it was started")
+    }
+
+    fn going(&self) -> usize {
+        self.replica.as_ref().map_or(0, Server::going)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.sleeper.kill().ok();
+        self.sleeper.wait().ok();
+    }
+}
+
+/// Two machines, and nginx, set up as the chapter says but for these changes.
+/// The second value is where nginx's file is `target/nginx.conf`.
+fn machines(sleep: &str, changes: &str) -> ([Machine; 2], Server, PathBuf) {
+    let machines =
+        [Machine::new("first", 1, sleep), Machine::new("second", 5, sleep)];
+    let folder = scratch("machines");
+    fs::create_dir_all(folder.join("tutorial")).expect("a folder");
+    let conf = folder.join("tutorial/nginx.conf");
+    fs::write(conf, read("tutorial/nginx.conf")).expect("a file");
+    let commands = &shown(MACHINES, "## Set it up", "sh")[0];
+    let (set_up, start) = commands.rsplit_once("nginx -p").expect("a start");
+    let mut bash = Command::new("bash");
+    let start = format!("{set_up}\n{changes}\nexec nginx -p{start}");
+    bash.args(["-euc", &format!("PATH=$PATH:/usr/sbin\n{start}")]);
+    bash.current_dir(&folder);
+    let mut nginx = Server::launch(&mut bash, None, None);
+    (nginx.port, nginx.gently) = (8080, true);
+    wait_until("nginx to listen", || {
+        let ended = nginx.child.try_wait().expect("it is our child");
+        assert_eq!(ended, None, "nginx said: {}", nginx.stderr());
+        TcpStream::connect(("127.0.0.1", 8080)).is_ok()
+    });
+    (machines, nginx, folder)
+}
+
+/// What `Machine::run` takes to pull the cable out, and to put it back.
+const CUT: &str = "ip link set cable down";
+const MEND: &str = "ip link set cable up";
+
+/// Waits until each machine has this many jobs.
+#[track_caller]
+fn each_has(machines: &[Machine; 2], jobs: usize) {
+    wait_until("their jobs", || machines.iter().all(|it| it.going() == jobs));
+}
+
+fn statuses(clients: Vec<TcpStream>) -> Vec<String> {
+    let status = |client| {
+        let answer = read_to_close(client);
+        answer.split(' ').nth(1).unwrap_or("none").to_owned()
+    };
+    let mut all: Vec<_> = clients.into_iter().map(status).collect();
+    all.sort();
+    all
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn a_new_version_on_two_machines_loses_no_request() {
+    if !on_a_machine_of_its_own(
+        "a_new_version_on_two_machines_loses_no_request",
+    ) {
+        return;
+    }
+    let (mut machines, nginx, folder) = machines("0.05", "");
+    let commands = &shown(MACHINES, "## A new version", "sh")[0];
+    let lines: Vec<_> = commands.lines().collect();
+    let ssh = lines.iter().position(|line| line.starts_with("ssh"));
+    let ssh = ssh.expect("a restart");
+    let first_sed = lines.iter().position(|line| line.starts_with("sed"));
+    let set_up = lines[..first_sed.expect("it looks away")].join("\n");
+    let mut going = 0;
+    let (sent, lost) = under_load(&nginx, || {
+        for machine in &mut machines {
+            wait_until("work", || machine.going() > 20);
+            let set_up = set_up.replace("192.0.2.2", &machine.address);
+            let here = format!("cd {}; PATH=$PATH:/usr/sbin", folder.display());
+            let set_up = format!("{here}\n{set_up}\n");
+            run(&format!("{set_up}{}", lines[ssh - 1]));
+            let before = machine.going();
+            machine.replica().signal("TERM");
+            assert_eq!(machine.replica().exit_status(), Some(0));
+            assert_eq!(machine.going(), before, "nobody asked it any more");
+            going += before;
+            machine.start("0.05");
+            run(&format!("{set_up}{}", lines[ssh + 1..].join("\n")));
+            wait_until("its return", || machine.going() > 20);
+        }
+    });
+    going += machines.iter().map(Machine::going).sum::<usize>();
+    assert!(lost.is_empty(), "{} lost: {lost:?}", lost.len());
+    assert!(sent > 200, "{sent}");
+    // Half of the clients, or more, send the GETs.
+    assert!(going > 100 && going < sent, "{going} jobs, {sent} requests");
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn a_machine_that_is_cut_off_costs_the_requests_that_it_had() {
+    let test = "a_machine_that_is_cut_off_costs_the_requests_that_it_had";
+    if !on_a_machine_of_its_own(test) {
+        return;
+    }
+    // Minutes made seconds.
+    let seconds = "sed -i.old -e 's/read_timeout 10m/read_timeout 6s/' \
+        -e 's/upstream_timeout 9m/upstream_timeout 5s/' target/nginx.conf";
+    let (machines, nginx, _) = machines("2", seconds);
+    let clients = [GET; 10].map(|request| nginx.send(request)).into();
+    each_has(&machines, 5);
+    machines[0].run(CUT);
+    let late = [GET; 4].map(|request| nginx.send(request)).into();
+    assert_eq!(statuses(late), ["200"; 4]);
+    let expected = [["200"; 5], ["504"; 5]].concat();
+    assert_eq!(statuses(clients), expected);
+    assert_eq!((machines[0].going(), machines[1].going()), (5, 9));
+    // It comes back, later.
+    machines[0].run(MEND);
+    wait_until("its return", || {
+        assert_eq!(status(&nginx.url("/")), "200");
+        machines[0].going() > 5
+    });
+}
+
+/// As the chapter says, with five seconds made two.
+fn with_keepalive() -> String {
+    let line = &shown(MACHINES, "## What happens when", "nginx")[0];
+    let sysctl = &shown(MACHINES, "## What happens when", "sh")[0];
+    assert_eq!(sysctl.matches("=5 ").count(), 2, "time and probes");
+    let sysctl = sysctl.replace("sudo ", "").replace("=5 ", "=2 ");
+    let line = line.trim_end();
+    format!(
+        "{sysctl}
+         sed -i.old 's/proxy_pass/{line} &/' target/nginx.conf
+         grep -q '{line} proxy_pass' target/nginx.conf"
+    )
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn where_silence_has_an_end_the_other_machine_is_asked() {
+    let test = "where_silence_has_an_end_the_other_machine_is_asked";
+    if !on_a_machine_of_its_own(test) {
+        return;
+    }
+    let (machines, nginx, _) = machines("6", &with_keepalive());
+    let clients = [GET; 10].map(|request| nginx.send(request)).into();
+    each_has(&machines, 5);
+    machines[0].run(CUT);
+    assert_eq!(statuses(clients), ["200"; 10]);
+    assert_eq!((machines[0].going(), machines[1].going()), (5, 10));
+}
+
+/// The first replica stands still, so that a POST is in its machine's hands.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn a_post_is_not_sent_again_when_its_machine_is_cut_off() {
+    let test = "a_post_is_not_sent_again_when_its_machine_is_cut_off";
+    if !on_a_machine_of_its_own(test) {
+        return;
+    }
+    let (mut machines, nginx, _) = machines("0", &with_keepalive());
+    machines[0].replica().signal("STOP");
+    let clients = [POST; 8].map(|request| nginx.send(request)).into();
+    let sent = || common::tcp(2, 8888).iter().any(|row| row[3] == "01");
+    wait_until("one to arrive", sent);
+    sleep(Duration::from_millis(500));
+    machines[0].run(CUT);
+    let all = statuses(clients);
+    let lost = all.iter().filter(|it| *it == "502").count();
+    let kept = all.iter().filter(|it| *it == "405").count();
+    assert!(lost > 0 && lost + kept == 8, "{all:?}");
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn a_cable_that_is_back_soon_costs_nothing_but_time() {
+    let test = "a_cable_that_is_back_soon_costs_nothing_but_time";
+    if !on_a_machine_of_its_own(test) {
+        return;
+    }
+    let (machines, nginx, _) = machines("2", "");
+    let clients = [GET; 10].map(|request| nginx.send(request)).into();
+    each_has(&machines, 5);
+    machines[0].run(CUT);
+    sleep(Duration::from_secs(3));
+    machines[0].run(MEND);
+    assert_eq!(statuses(clients), ["200"; 10]);
+    assert_eq!((machines[0].going(), machines[1].going()), (5, 5));
+}
