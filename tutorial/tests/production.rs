@@ -247,9 +247,10 @@ impl Systemd {
             return None;
         }
         let unique = scratch("threaded-tokio");
-        let name = unique.file_name().expect("a name").display().to_string();
+        let name = unique.file_name().and_then(|it| it.to_str());
+        let name = name.expect("a name");
         let mut bash = Command::new("bash");
-        bash.args(["-c", BOOT, "boot", &name, BINARY]);
+        bash.args(["-c", BOOT, "boot", name, BINARY]);
         bash.arg(Path::new(ROOT).join(UNIT)).stdin(Stdio::null());
         let child = bash.spawn().expect("bash runs");
         let groups = format!("find /sys/fs/cgroup -type d -name {name}");
@@ -322,6 +323,10 @@ impl Drop for Systemd {
 fn systemd_starts_the_unit_limits_it_and_starts_it_again() {
     let Some(systemd) = Systemd::boot() else { return };
     let install = &shown(SYSTEMD, "## Install it", "sh")[0];
+    let edit = &shown(MACHINES, "## Set it up", "ini")[0];
+    let edit = edit.replace("192.0.2.2", "127.0.0.2");
+    let folder = "/run/systemd/system/threaded-tokio@8890.service.d";
+    systemd.say(&format!("mkdir -p {folder}; echo '{edit}' >{folder}/it.conf"));
     let enable = install.lines().find(|line| line.contains("enable"));
     let enable = enable.expect("enable").trim_start_matches("sudo ");
     systemd.say(enable);
@@ -331,6 +336,14 @@ fn systemd_starts_the_unit_limits_it_and_starts_it_again() {
         systemd.say("ls /etc/systemd/system/multi-user.target.wants"),
         "threaded-tokio@8888.service\nthreaded-tokio@8889.service\n"
     );
+
+    // With what another chapter sets for a machine.
+    systemd.say("systemctl start threaded-tokio@8890");
+    wait_until("the other address", || {
+        systemd.say("curl -s http://127.0.0.2:8890/").starts_with("msg to")
+    });
+    let allowed = systemd.show("8890", "IPAddressAllow");
+    assert!(allowed.contains("192.0.2.1/32"), "{allowed}");
 
     // What it may do, as Linux has it.
     let process = systemd.show("8888", "MainPID");
@@ -403,6 +416,37 @@ fn the_unit_gives_more_time_than_the_server_takes() {
         seconds("src/main.rs", "PATIENCE: Duration = Duration::from_secs(");
     let notice = seconds(READY, "setting(\"NOTICE\", ");
     assert!(seconds(UNIT, "\nTimeoutStopSec=") >= patience + notice + 5);
+}
+
+/// Debian's own, with what the chapter puts into a folder of it.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn the_distributions_nginx_takes_the_replicas() {
+    let debian = Path::new("/etc/nginx/conf.d").is_dir();
+    if find("nginx").is_none() || !debian || !may_unshare() {
+        return;
+    }
+    let commands = &shown(SYSTEMD, "## Install it", "sh")[1];
+    let commands = commands.replace("sudo ", "");
+    let (commands, _) =
+        commands.split_once(" && systemctl reload").expect("it");
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "bash", "-euc"]).arg(format!(
+        "PATH=$PATH:/usr/sbin
+         mount -t tmpfs tmpfs /etc/nginx/conf.d
+         mount -t tmpfs tmpfs /run
+         {commands} 2>&1
+         nginx -T 2>&1"
+    ));
+    unshare.current_dir(ROOT).stdout(Stdio::piped());
+    let printed = common::output(&mut unshare).stdout;
+    let printed = String::from_utf8_lossy(&printed);
+    assert_eq!(printed.matches("test is successful").count(), 2, "{printed}");
+    assert!(printed.contains("pid /run/nginx.pid;"), "{printed}");
+    let file = printed.split("conf.d/replicas.conf:").nth(1).expect("it");
+    for line in ["server 127.0.0.1:8889 ", "proxy_pass http://replicas;"] {
+        assert!(file.contains(line), "{printed}");
+    }
 }
 
 /// With the server where the unit has it, in a folder that nobody else sees.
@@ -761,6 +805,33 @@ fn the_last_lines_of_the_log_are_written_before_the_end() {
     let said = std::io::read_to_string(pipe).expect("text");
     assert_eq!(said.matches("200 GET / ").count(), 3);
     assert_eq!(server.exit_status(), Some(0));
+}
+
+#[test]
+fn nginx_keeps_the_numbers_to_itself_if_told_to() {
+    let Some(nginx) = find("nginx") else { return };
+    let replica = Server::spawn(&mut Command::new(build("doing", &watched())));
+    let port = free_port();
+    let [own, to] = [port, replica.port].map(|it| format!("127.0.0.1:{it}"));
+    let hides = shown(DOING, "## The numbers", "nginx")[0].clone();
+    let hides = hides + "location / {";
+    let conf = [
+        ("127.0.0.1:8080", own.as_str()),
+        ("127.0.0.1:8888", &to),
+        ("127.0.0.1:8889", &to),
+        ("location / {", &hides),
+    ];
+    let conf = changed("tutorial/nginx.conf", &conf);
+    let folder = scratch("nginx");
+    fs::create_dir_all(&folder).expect("a folder");
+    let mut command = Command::new(nginx);
+    command.arg("-p").arg(folder).arg("-c").arg(conf);
+    let mut proxy = Server::launch(&mut command, None, None);
+    (proxy.port, proxy.gently) = (port, true);
+    wait_until("nginx", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    assert_eq!(status(&replica.url("/metrics")), "200");
+    assert_eq!(status(&proxy.url("/metrics")), "404");
+    assert!(fetch(&[&proxy.url("/metrics")]).contains("nginx"));
 }
 
 #[test]
