@@ -11,6 +11,7 @@ use common::{
     wait_until,
 };
 use std::fs;
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -213,7 +214,7 @@ const BOOT: &str = r#"
       # One that wants to be told first which processors it may use has none.
       echo $$ >"$at$own/$name/cgroup.procs" || rmdir "$at$own/$name"
     done <<<"$groups" 2>/dev/null
-    exec unshare --pid --mount --net --uts --ipc --cgroup --fork --kill-child \
+    exec unshare --pid --mount --uts --ipc --cgroup --fork --kill-child \
       bash -c '
         set -e
         mount --make-rprivate /
@@ -226,10 +227,12 @@ const BOOT: &str = r#"
             cgroup2) mount -t cgroup2 cgroup2 $at ;;
           esac
         done <<<"$groups"
-        ip link set lo up
-        units=/lib/systemd/system
-        for at in /run /usr/local/bin /etc/init.d /etc/systemd/system $units
+        units=/lib/systemd/system nginx=$(cat /lib/systemd/system/nginx.service)
+        for at in /run /usr/local/bin /etc/init.d /etc/systemd/system $units \
+            /etc/nginx/conf.d /var/log
         do mount -t tmpfs tmpfs $at; done
+        mkdir /var/log/nginx
+        echo "$nginx" >$units/nginx.service
         cp $program /usr/local/bin/threaded-tokio
         cp $unit /etc/systemd/system/
         for it in sysinit basic shutdown network multi-user
@@ -239,11 +242,15 @@ const BOOT: &str = r#"
 "#;
 
 impl Systemd {
-    /// `None` where the machine is not to be asked for that.
+    /// `None` where the machine is not to be asked for that, and in the test
+    /// that starts this one again.
     #[track_caller]
-    fn boot() -> Option<Self> {
+    fn boot(test: &str) -> Option<Self> {
         if !common::thorough() {
             skip("SKIP_NOTHING=1: it runs a systemd of its own");
+            return None;
+        }
+        if !on_a_machine_of_its_own(test) {
             return None;
         }
         let unique = scratch("threaded-tokio");
@@ -281,6 +288,17 @@ impl Systemd {
             self.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()),
         );
         String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// Runs commands of a chapter, each of which must work.
+    #[track_caller]
+    fn must(&self, commands: &str) {
+        let commands = commands.replace("sudo ", "");
+        let commands = format!("set -eu; cd {ROOT}\n{commands}");
+        let mut command = self.command(&commands);
+        let output = common::output(command.stderr(Stdio::piped()));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{commands}\n{said}");
     }
 
     /// What systemd knows of the server on this port.
@@ -321,7 +339,8 @@ impl Drop for Systemd {
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore)]
 fn systemd_starts_the_unit_limits_it_and_starts_it_again() {
-    let Some(systemd) = Systemd::boot() else { return };
+    let test = "systemd_starts_the_unit_limits_it_and_starts_it_again";
+    let Some(systemd) = Systemd::boot(test) else { return };
     let install = &shown(SYSTEMD, "## Install it", "sh")[0];
     let edit = &shown(MACHINES, "## Set it up", "ini")[0];
     let edit = edit.replace("192.0.2.2", "127.0.0.2");
@@ -378,12 +397,12 @@ fn systemd_starts_the_unit_limits_it_and_starts_it_again() {
     assert_eq!(systemd.show("http", "ActiveState"), "failed");
 }
 
-/// Asks each of two servers, and stops them. Returns what the client got and
-/// what systemd says of it.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore)]
 fn systemd_gives_the_server_its_time_and_a_unit_with_less_takes_it() {
-    let Some(systemd) = Systemd::boot() else { return };
+    let test =
+        "systemd_gives_the_server_its_time_and_a_unit_with_less_takes_it";
+    let Some(systemd) = Systemd::boot(test) else { return };
     let short = "/run/systemd/system/threaded-tokio@8889.service.d";
     systemd.say(&format!("mkdir -p {short}"));
     let line = "[Service]\nTimeoutStopSec=3s\n";
@@ -416,6 +435,46 @@ fn the_unit_gives_more_time_than_the_server_takes() {
         seconds("src/main.rs", "PATIENCE: Duration = Duration::from_secs(");
     let notice = seconds(READY, "setting(\"NOTICE\", ");
     assert!(seconds(UNIT, "\nTimeoutStopSec=") >= patience + notice + 5);
+}
+
+/// One machine, two units, the distribution's nginx: the pages in a row.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn a_new_version_on_one_machine_loses_no_request() {
+    let test = "a_new_version_on_one_machine_loses_no_request";
+    let Some(systemd) = Systemd::boot(test) else { return };
+    let short = "/run/systemd/system/threaded-tokio@.service.d";
+    systemd.must(&format!(
+        "mkdir -p {short}
+         printf '[Service]\nEnvironment=SLEEP=0.2\n' >{short}/short.conf"
+    ));
+    let blocks = shown(SYSTEMD, "## Install it", "sh");
+    let enable = blocks[0].lines().find(|line| line.contains("enable"));
+    systemd.must(enable.expect("enable"));
+    systemd.must("systemctl start nginx");
+    systemd.must(&blocks[1]);
+    let commands = shown(MACHINES, "## A new version", "sh");
+    let (settings, reload) = commands[1].split_once('\n').expect("two lines");
+    let (_, commands) = commands[0].split_once('\n').expect("more lines");
+    let other = "nginx -p target -c nginx.conf -s reload\n";
+    assert_eq!(commands.matches(other).count(), 1);
+    let commands = commands.replace(other, reload);
+    let ssh = "ssh \"${replica%:*}\" ";
+    assert_eq!(commands.matches(ssh).count(), 1);
+    let commands = format!("{settings}\n{}", commands.replace(ssh, ""));
+    wait_until("nginx", || status("http://127.0.0.1:8080/") == "200");
+    let before = ["8888", "8889"].map(|port| systemd.show(port, "MainPID"));
+    let (gets, lost) = under_load(8080, || {
+        systemd.must(&commands);
+        systemd.must(&commands.replace("8888", "8889"));
+        sleep(Duration::from_millis(500));
+    });
+    assert!(lost.is_empty(), "{} lost: {lost:?}", lost.len());
+    assert!(gets > 50, "{gets}");
+    for (port, before) in ["8888", "8889"].into_iter().zip(before) {
+        assert_ne!(systemd.show(port, "MainPID"), before);
+        assert_eq!(systemd.show(port, "NRestarts"), "0");
+    }
 }
 
 /// Debian's own, with what the chapter puts into a folder of it.
@@ -536,15 +595,22 @@ fn haproxy(ports: [u16; 2], changes: &[(&str, &str)]) -> Option<Server> {
 const POST: &[u8] =
     b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
+fn exchange(port: u16, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it");
+    stream.set_read_timeout(Some(LONG)).expect("LONG is not zero");
+    stream.write_all(request).expect("it is sent");
+    read_to_close(stream)
+}
+
 /// Sends GETs and POSTs from many clients while something happens. Returns how
 /// many GETs, and the first lines of the answers that are not the server's.
-fn under_load(proxy: &Server, happens: impl FnOnce()) -> (usize, Vec<String>) {
+fn under_load(port: u16, happens: impl FnOnce()) -> (usize, Vec<String>) {
     let (gets, lost) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let (begin, enough) = (Instant::now(), AtomicBool::new(false));
     let client = |request, good| {
         while !enough.load(Relaxed) && begin.elapsed() < LONG {
             gets.fetch_add(usize::from(request == GET), Relaxed);
-            let answer = proxy.exchange(request);
+            let answer = exchange(port, request);
             if !answer.starts_with(good) {
                 let line = answer.lines().next().unwrap_or("nothing");
                 lost.lock().expect("no panic").push(line.to_owned());
@@ -573,7 +639,7 @@ fn restarts(program: &Path, notice: &str) -> Option<(Vec<String>, String)> {
     let mut replicas = ports.map(|port| replica(program, port, &settings));
     let once = ("option redispatch 1 ", "retries 0 # ");
     let proxy = haproxy(ports, &[once])?;
-    let (gets, lost) = under_load(&proxy, || {
+    let (gets, lost) = under_load(proxy.port, || {
         let works = |it: &Server| it.done() > 20;
         wait_until("work", || replicas.iter().all(works));
         for it in &mut replicas {
@@ -1132,7 +1198,7 @@ fn a_new_version_on_two_machines_loses_no_request() {
     let first_sed = lines.iter().position(|line| line.starts_with("sed"));
     let set_up = lines[..first_sed.expect("it looks away")].join("\n");
     let mut going = 0;
-    let (gets, lost) = under_load(&nginx, || {
+    let (gets, lost) = under_load(nginx.port, || {
         for machine in &mut machines {
             wait_until("work", || machine.going() > 20);
             let set_up = set_up.replace("192.0.2.2", &machine.address);
