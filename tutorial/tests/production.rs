@@ -4,10 +4,10 @@
 
 mod common;
 
-use common::chapter::{apply, parts, read};
+use common::chapter::{Part, apply, parts, read};
 use common::{
-    BINARY, GET, LONG, ROOT, Server, answered, build, build_diff, fetch, find,
-    flood, free_port, obeying, read_to_close, scratch, signal, skip, status,
+    BINARY, GET, LONG, ROOT, Server, answered, build, fetch, find, flood,
+    free_port, obeying, read_to_close, scratch, signal, skip, status,
     wait_until,
 };
 use std::fs;
@@ -29,9 +29,18 @@ fn shown(path: &str, heading: &str, kind: &str) -> Vec<String> {
         part.kind != "prose" || !part.lines.iter().any(is_it)
     });
     below.next().unwrap_or_else(|| panic!("{path} has no {heading}"));
-    let below = below.take_while(|part| !part.has_heading());
+    let is_next = |part: &&Part| {
+        part.kind == "prose" && part.lines.iter().any(|it| it.starts_with('#'))
+    };
+    let below = below.take_while(|part| !is_next(part));
     let blocks = below.filter(|part| part.kind == kind);
     blocks.map(|part| part.lines.join("\n") + "\n").collect()
+}
+
+/// main.rs with the first change of a chapter.
+fn with_change(path: &str) -> String {
+    let diff = parts(path).into_iter().find(|part| part.kind == "diff");
+    apply(&diff.expect("a diff")).0
 }
 
 /// Whether this process may make namespaces. Where not, skip the test.
@@ -174,7 +183,7 @@ fn ten_seconds_are_too_short_for_thirty_and_long_enough_for_eight() {
     let told = shown(WHO, heading, "text");
     let Some([answer, said]) = stopped(BINARY.as_ref(), "60") else { return };
     assert_eq!((answer.as_str(), said), ("", told[0].clone()));
-    let eight = build_diff("eight", WHO, heading);
+    let eight = build("eight", &with_change(WHO));
     let start = Instant::now();
     let Some([answer, said]) = stopped(&eight, "60") else { return };
     assert_eq!((answer.as_str(), said), ("", told[1].clone()));
@@ -545,8 +554,7 @@ const READY: &str = "tutorial/r4-ready-and-alive.md";
 
 fn ready() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let build = || build_diff("ready", READY, "## Say no before you close");
-    BUILT.get_or_init(build).clone()
+    BUILT.get_or_init(|| build("ready", &with_change(READY))).clone()
 }
 
 /// A replica that can be started anew on its port.
@@ -713,8 +721,7 @@ fn a_second_signal_ends_the_notice_and_a_bad_one_the_start() {
 
 #[test]
 fn a_loop_that_is_held_is_not_alive() {
-    let diff = parts(READY).into_iter().find(|part| part.kind == "diff");
-    let (main, _) = apply(&diff.expect("a diff"));
+    let main = with_change(READY);
     let submit = "self.executor.submit(move || core.get(remote_ip)).await;";
     assert_eq!(main.matches(submit).count(), 1);
     let held = "{ _ = &self.executor; Ok::<_, ()>(core.get(remote_ip)) };";
@@ -734,12 +741,6 @@ fn a_loop_that_is_held_is_not_alive() {
 
 const DOING: &str = "tutorial/r5-what-it-is-doing.md";
 
-/// The recipe's main.rs.
-fn watched() -> String {
-    let diff = parts(DOING).into_iter().find(|part| part.kind == "diff");
-    apply(&diff.expect("a diff")).0
-}
-
 /// The page, without what is said about the numbers.
 fn numbers(server: &Server) -> String {
     let page = fetch(&[&server.url("/metrics")]);
@@ -750,7 +751,7 @@ fn numbers(server: &Server) -> String {
 
 #[test]
 fn the_counts_go_down_on_every_way_out() {
-    let program = build("watched", &obeying(&watched()));
+    let program = build("watched", &obeying(&with_change(DOING)));
     let [gate, breaks] = [(); 2].map(|()| scratch("file"));
     let mut command = Command::new(program);
     command.envs([("GATE", &gate), ("BREAK", &breaks)]);
@@ -788,7 +789,8 @@ fn the_counts_go_down_on_every_way_out() {
 #[test]
 fn prometheus_finds_no_fault_with_the_page() {
     let Some(promtool) = find("promtool") else { return };
-    let server = Server::spawn(&mut Command::new(build("doing", &watched())));
+    let server =
+        Server::spawn(&mut Command::new(build("doing", &with_change(DOING))));
     let head = fetch(&["-i", &server.url("/metrics")]);
     assert!(head.contains("\ncontent-type: text/plain; version=0.0.4\r\n"));
     let command = &shown(DOING, "## The numbers", "sh")[0];
@@ -804,7 +806,7 @@ fn prometheus_finds_no_fault_with_the_page() {
 
 #[test]
 fn each_request_has_one_line_in_the_log_whatever_becomes_of_it() {
-    let mut command = Command::new(build("doing", &watched()));
+    let mut command = Command::new(build("doing", &with_change(DOING)));
     command.envs([("WORKERS", "1"), ("SLEEP", "1")]);
     let mut server = Server::spawn(&mut command);
     assert_eq!(status(&server.url("/")), "200");
@@ -845,7 +847,7 @@ fn each_request_has_one_line_in_the_log_whatever_becomes_of_it() {
 fn mute() -> Server {
     let mut shell = Command::new("bash");
     let fill = "head -c 200000 /dev/zero >&2 & sleep 1; exec \"$0\"";
-    shell.args(["-c", fill]).arg(build("doing", &watched()));
+    shell.args(["-c", fill]).arg(build("doing", &with_change(DOING)));
     let port = free_port();
     shell.envs([("PORT", port.to_string().as_str()), ("SLEEP", "0")]);
     let mut server = Server::launch(&mut shell, None, Some(Stdio::piped()));
@@ -884,7 +886,8 @@ fn the_last_lines_of_the_log_are_written_before_the_end() {
 #[test]
 fn nginx_keeps_the_numbers_to_itself_if_told_to() {
     let Some(nginx) = find("nginx") else { return };
-    let replica = Server::spawn(&mut Command::new(build("doing", &watched())));
+    let replica =
+        Server::spawn(&mut Command::new(build("doing", &with_change(DOING))));
     let port = free_port();
     let [own, to] = [port, replica.port].map(|it| format!("127.0.0.1:{it}"));
     let hides = shown(DOING, "## The numbers", "nginx")[0].clone();
