@@ -170,11 +170,12 @@ fn stopped(program: &Path, seconds: &str) -> Option<[String; 2]> {
     // As a shell has it. `timeout` does not survive its own SIGKILL.
     let status = status.code().or(status.signal().map(|it| 128 + it));
     let status = status.expect("it has ended");
-    let said = server.stderr() + &server.stdout();
-    let mut lines: Vec<_> = said.lines().map(str::to_owned).collect();
-    lines.sort_by_key(|line| line.contains("unanswered"));
-    let said = lines.join("\n").replace(&server.port.to_string(), "8888");
-    Some([answer, format!("{said}\n{status}\n")])
+    // As it appears on a terminal.
+    let (first, last) = (server.first_line(), server.stderr());
+    let last = last.strip_prefix(&first).expect("its first line");
+    let said = format!("{first}{}{last}", server.stdout());
+    let said = said.replace(&server.port.to_string(), "8888");
+    Some([answer, format!("{said}{status}\n")])
 }
 
 #[test]
