@@ -61,9 +61,21 @@ fn may_unshare() -> bool {
 
 const WHO: &str = "tutorial/r1-who-stops-it.md";
 
-/// Starts a program as process 1 of a namespace. Returns its number outside.
+/// The number outside of a process that is number 1 inside. It is killed when
+/// the test ends, and takes its namespace along.
+struct First(u32);
+
+impl Drop for First {
+    fn drop(&mut self) {
+        if state(self.0, "NSpid").ends_with("\t1") {
+            signal("KILL", &self.0.to_string());
+        }
+    }
+}
+
+/// Starts a program as process 1 of a namespace.
 #[track_caller]
-fn first(program: &[&str], settings: &[(&str, &str)]) -> (Server, u32) {
+fn first(program: &[&str], settings: &[(&str, &str)]) -> (Server, First) {
     let mut unshare = Command::new("unshare");
     unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
     unshare.args(program).envs(settings.iter().copied());
@@ -73,7 +85,7 @@ fn first(program: &[&str], settings: &[(&str, &str)]) -> (Server, u32) {
         inner = children(server.child.id()).first().copied();
         inner.is_some_and(|it| state(it, "NSpid").ends_with("\t1"))
     });
-    (server, inner.expect("it is there"))
+    (server, First(inner.expect("it is there")))
 }
 
 /// A line of what Linux says about a process, or nothing if it is gone.
@@ -96,7 +108,8 @@ fn as_process_1_it_answers_and_stops_and_leaves_nobody() {
     if !may_unshare() {
         return;
     }
-    let (server, inner) = first(&[BINARY], &[("SLEEP", "2")]);
+    let (server, first) = first(&[BINARY], &[("SLEEP", "2")]);
+    let inner = first.0;
     let mut server = server.listening();
     let client = server.send(GET);
     wait_until("the job", || server.going() == 1);
@@ -122,12 +135,12 @@ fn process_1_hears_nothing_that_it_has_not_asked_for() {
     let exec = script.replace(BINARY, &format!("exec {BINARY}"));
     let (mut server, same) = first(&["sh", "-c", &exec], &[("SLEEP", "0")]);
     server = server.listening();
-    for process in [deaf, number, same] {
-        signal("TERM", &process.to_string());
+    for process in [&deaf, &number, &same] {
+        signal("TERM", &process.0.to_string());
     }
     assert_eq!(server.exit_status(), Some(0));
     sleep(Duration::from_secs(2));
-    assert_eq!(children(sleeper.child.id()), [deaf]);
+    assert_eq!(children(sleeper.child.id()), [deaf.0]);
     assert_eq!(status(&shell.url("/")), "200", "nobody told the server");
 }
 
@@ -138,7 +151,8 @@ fn as_process_1_it_has_no_zombies_but_those_that_others_leave() {
     if !may_unshare() {
         return;
     }
-    let (server, inner) = first(&[BINARY], &[("SLEEP", "0")]);
+    let (server, first) = first(&[BINARY], &[("SLEEP", "0")]);
+    let inner = first.0;
     let server = server.listening();
     assert_eq!(status(&server.url("/")), "200");
     assert_eq!(children(inner), []);
@@ -997,7 +1011,8 @@ fn the_image_holds_one_file_that_runs_as_process_1_and_as_nobody() {
     words.extend(environment.split(' '));
     words.extend([&settings, "SLEEP=2", "chroot", "--userspec", &user]);
     words.extend([root.as_str(), &entry]);
-    let (server, inner) = first(&words, &[]);
+    let (server, first) = first(&words, &[]);
+    let inner = first.0;
     let mut server = server.listening();
     assert_eq!(server.port, port);
     assert!(server.stderr().contains("http://0.0.0.0:"), "HOST is the image's");
