@@ -1056,7 +1056,7 @@ const MACHINES: &str = "tutorial/r6-replicas-on-machines.md";
 /// port yet. If not, runs the test again, there.
 #[track_caller]
 fn on_a_machine_of_its_own(test: &str) -> bool {
-    if std::env::var_os("MACHINE").is_some() {
+    if std::env::var_os("TEST_MACHINE").is_some() {
         run("ip link set lo up");
         return true;
     }
@@ -1064,7 +1064,7 @@ fn on_a_machine_of_its_own(test: &str) -> bool {
         let test_program = std::env::current_exe().expect("its path");
         let mut unshare = Command::new("unshare");
         unshare.arg("--net").arg(test_program).args(["--exact", test]);
-        unshare.arg("--nocapture").env("MACHINE", "nginx");
+        unshare.arg("--nocapture").env("TEST_MACHINE", "nginx");
         unshare.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = common::output(&mut unshare);
         let said = [output.stdout, output.stderr].concat();
