@@ -47,6 +47,11 @@ const PHRASES_PYTHON: Listed =
 const PHRASES_RUST: Listed =
     ["tutorial/phrasebook.rs", "phrasebook.rs", "rust", "//"];
 const NGINX: Listed = ["tutorial/nginx.conf", "nginx.conf", "nginx", "#"];
+const UNIT: Listed =
+    ["tutorial/threaded-tokio@.service", "threaded-tokio@.service", "ini", "#"];
+const HAPROXY: Listed = ["tutorial/haproxy.cfg", "haproxy.cfg", "haproxy", "#"];
+const DOCKERFILE: Listed =
+    ["tutorial/Dockerfile", "Dockerfile", "dockerfile", "#"];
 
 const JSON: Listed =
     ["tutorial/service/json.rs", "service/json.rs", "rust", "//"];
@@ -59,7 +64,7 @@ const JOBS: Listed =
 const SQL: Listed =
     ["tutorial/service/jobs.sql", "service/jobs.sql", "sql", "--"];
 
-const LISTED: [Listed; 10] = [
+const LISTED: [Listed; 13] = [
     RUST,
     PYTHON,
     PHRASES_PYTHON,
@@ -70,6 +75,9 @@ const LISTED: [Listed; 10] = [
     AXUM,
     JOBS,
     SQL,
+    UNIT,
+    HAPROXY,
+    DOCKERFILE,
 ];
 
 /// The lines that are code, with their numbers.

@@ -393,13 +393,12 @@ pub fn build_diff(name: &str, path: &str, heading: &str) -> PathBuf {
     build(name, &apply(&diff).expect("it applies").0)
 }
 
-/// A copy of the program whose core panics once if there is a file `BREAK`,
-/// and sleeps until there is a file `GATE`.
-pub fn obedient(workers: &str) -> Command {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        let sleep = "thread::sleep(self.sleep);";
-        let obey = "
+/// A main.rs whose core panics once if there is a file `BREAK`, and sleeps until
+/// there is a file `GATE`.
+pub fn obeying(main: &str) -> String {
+    let sleep = "thread::sleep(self.sleep);";
+    assert_eq!(main.matches(sleep).count(), 1, "{sleep} stands there once");
+    let obey = "
             let path = |name| env::var_os(name).map(std::path::PathBuf::from);
             if path(\"BREAK\").is_some_and(|it| std::fs::remove_file(it).is_ok()) {
                 panic!(\"broken\")
@@ -407,8 +406,14 @@ pub fn obedient(workers: &str) -> Command {
             while path(\"GATE\").is_some_and(|it| !it.exists()) {
                 thread::sleep(Duration::from_millis(1));
             }";
-        build_changed("obedient", sleep, &format!("{sleep}{obey}"))
-    });
+    main.replace(sleep, &format!("{sleep}{obey}"))
+}
+
+/// A copy of the program that obeys in this way.
+pub fn obedient(workers: &str) -> Command {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built =
+        BUILT.get_or_init(|| build("obedient", &obeying(&read("src/main.rs"))));
     let mut command = Command::new(built);
     command.envs([("SLEEP", "0"), ("WORKERS", workers)]);
     command
