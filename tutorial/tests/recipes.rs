@@ -7,8 +7,8 @@ mod common;
 use common::chapter::{Part, apply, parts, read};
 use common::engine::{make, target};
 use common::{
-    GET, LONG, ROOT, Server, build, curl_command, fetch, find, flood,
-    free_port, read_to_close, scratch, skip, status, tcp, thorough, wait_until,
+    GET, ROOT, Server, build, curl_command, fetch, find, flood, free_port,
+    read_to_close, scratch, skip, status, tcp, thorough, wait_until,
 };
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
