@@ -417,7 +417,7 @@ fn two_restarts_in_a_row_leave_nobody_where_replicas_are_set_aside() {
 #[test]
 fn new_versions_cost_no_get_and_no_post_its_answer() {
     let (Some(path), Some(_)) = (find("nginx"), find("pgrep")) else { return };
-    let mut below = parts("tutorial/14-outgrow-it.md").into_iter();
+    let mut below = parts("tutorial/19-outgrow-it.md").into_iter();
     let is_it = |part: &Part| part.lines.join("\n").contains("-s reload");
     let shown = below.find(is_it).expect("the commands").lines.join("\n");
 
