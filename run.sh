@@ -58,10 +58,11 @@ Settings are environment variables, as in: SLEEP=1 ./run.sh
   PORT      where the server listens, 0: any free  (8888)
   HOST      its IP address                         (127.0.0.1)
   TIMEOUT   when each client leaves, in seconds    (0: never)
-  NO_COLOR  if set, there is no colour
+  NO_COLOR  if it says anything, no colour
 
-Exit status: 0 if each request got its 200 and its message, otherwise 1; 2 for
-a wrong option or number of requests; 130 after Ctrl-C.
+Exit status: 0 if each request got its 200 and its message, otherwise 1, or
+cargo's own if the build fails; 2 for a wrong option or setting; 128 and its
+number after a signal, as 130 after Ctrl-C.
 END
 }
 

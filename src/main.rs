@@ -4,8 +4,8 @@
 //!
 //! This is the program of the blog post "Threaded Tornado", translated line
 //! for line. A client connects, a [`Core`] sleeps ten seconds for it on a
-//! worker thread, and nobody else has to wait for that. See it answer 13
-//! clients at once:
+//! worker thread, and the server goes on serving. See it answer 13 clients at
+//! once:
 //!
 //! ```sh
 //! ./run.sh
@@ -119,7 +119,7 @@ impl MainHandler {
     ///
     /// When hyper notices that the client has left, it drops this future at
     /// its `.await`, and a job that is still queued never starts. It does not
-    /// notice while a byte that it has not read yet waits behind the request.
+    /// notice while a byte of a next request, or any other, waits behind this.
     // py| @tornado.gen.coroutine
     // py| def get(self, uri):
     // py| ip = self.request.remote_ip
@@ -165,10 +165,10 @@ impl WebServer {
     }
 
     /// Serves until SIGINT or SIGTERM, answers what it has accepted by then,
-    /// and returns the status to exit with: 0 if each of these answers was
-    /// handed to the system in full, else 1. Reads `WORKERS`. Exits by itself
-    /// where it cannot start: with 2 for a setting, with 1 for what the system
-    /// refuses.
+    /// and returns the status to exit with: 0 if each client that stayed had
+    /// its answer handed to the system in full, else 1. Reads `WORKERS`. Where
+    /// it cannot start, it exits: with 2 for a setting, with 1 for what the
+    /// system refuses.
     ///
     /// Synchronous, as in the post, and here it must be: a runtime that is
     /// dropped in async code panics.
@@ -360,8 +360,8 @@ fn has_valid_host(request: &Request<Incoming>) -> bool {
     }
 }
 
-/// `uri-host [":" port]`, without two forms that nobody sends: a name with `%`
-/// in it, and brackets around anything but an IPv6 address.
+/// `uri-host [":" port]`, without three forms that have no place here: an empty
+/// host, a name with `%` in it, and brackets around anything but IPv6.
 fn is_host(value: &str) -> bool {
     let host = value.trim_end_matches(|c: char| c.is_ascii_digit());
     let host = host.strip_suffix(':').unwrap_or(value);
@@ -406,9 +406,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const LEFT: [Kind; 3] =
     [Kind::ConnectionAborted, Kind::ConnectionRefused, Kind::ConnectionReset];
 
-/// `tornado.ioloop.IOLoop`. Where the system refuses it something, tokio
-/// panics, and threads that have started keep the process from its end. So
-/// meanwhile a panic is one line, and the end.
+/// `tornado.ioloop.IOLoop`. Where the system refuses it a thread, tokio panics,
+/// and threads that have started keep the process from its end. So meanwhile a
+/// panic is one line, and the end.
 fn ioloop() -> Runtime {
     panic::set_hook(Box::new(|why| or_exit("start the loop", Err(why))));
     let ioloop = or_exit("start the loop", Runtime::new());
@@ -422,7 +422,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // Or a restarted server finds its port taken for a minute.
+    // Or a restarted server may find its port taken, on Linux for a minute.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     // That many connections may wait for `accept`, where the system lets them.
@@ -433,8 +433,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Tornado's `IOLoop.start`: accepts connections until SIGINT or SIGTERM, each
 /// served by a task of its own. After the signal, idle connections are closed
-/// and each request whose head was read is answered. (A head that is half there
-/// is waited for too, as long as its client may take.)
+/// and each request whose head was read is answered. (A new connection's head
+/// that is half there is waited for too, as long as its client may take.)
 ///
 /// That may take until a deadline, which is returned as soon as it is done. If
 /// it is not done by then, says how many answers are missing, and returns
@@ -465,7 +465,7 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
     // hyper has no clock but this timer. Without it, no limit is kept, and one
     // that you set here is a panic.
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    // For a head, as in Tornado. hyper would keep up to 400 KB of one.
+    // For a head, about as in Tornado. hyper would keep up to 400 KB of one.
     http.max_buf_size(65_536);
     let graceful = GracefulShutdown::new();
     let accept = async || loop {
@@ -473,8 +473,8 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
             Ok(accepted) => return accepted,
             Err(why) if LEFT.contains(&why.kind()) => {}
             Err(why) => {
-                // Out of file descriptors, as a rule. The connection stays in
-                // line: without the pause, this would spin until one is free.
+                // Out of file descriptors, as a rule. On Linux the connection
+                // stays in line: without the pause, this would spin.
                 // A line that no worker has taken after that is dropped.
                 let _said = log(format!("cannot accept a connection: {why}"));
                 sleep(SECOND).await;
@@ -499,7 +499,7 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
     drop(listener);
 
     tokio::spawn(async move {
-        // Supervisors send two signals for one wish, to a process and to its
+        // Supervisors may send two signals for a wish, to a process and its
         // group. So one within the same second does not count.
         let first = Instant::now();
         while first.elapsed() < SECOND {
