@@ -272,15 +272,23 @@ async def first():
     print('first: the other one, python:', await fate)
 
 
+@gen.coroutine
+def late_too(go, fate):
+    yield late(go, fate)
+
+
 async def time_limit():
-    go, fate = asyncio.Event(), new_future()
-    task = asyncio.create_task(late(go, fate))
+    go, fates = asyncio.Event(), [new_future(), new_future()]
+    task = asyncio.create_task(late(go, fates[0]))
     try:
         await gen.with_timeout(timedelta(milliseconds=1), task)
     except gen.TimeoutError:
         print('time_limit: the task is late')
-    go.set()
-    print('time_limit: the late task:', await fate)
+    try:
+        await asyncio.wait_for(late_too(go, fates[1]), timeout=0.001)
+    except asyncio.TimeoutError:
+        go.set()
+    print('time_limit: the late task:', *{await fate for fate in fates})
 
     go, fate = asyncio.Event(), new_future()
     try:

@@ -30,7 +30,7 @@ use std::task::{Context, Poll};
 use std::{convert::Infallible, env, mem, panic, thread, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::watch::error::RecvError;
+use tokio::sync::{mpsc::error::TrySendError, watch::error::RecvError};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -229,6 +229,8 @@ async fn in_order() -> Done {
             name
         }));
     }
+    // Each job has its own: `recv` ends when they do, should they panic.
+    drop(end);
     for name in ["c", "a", "b"] {
         gates.remove(name);
         if let Some(name) = ended.recv().await {
@@ -261,6 +263,7 @@ async fn at_most() -> Done {
             INSIDE.fetch_sub(1, SeqCst);
         });
     }
+    drop(enter);
     entered.recv().await;
     entered.recv().await;
     open.send(true)?;
@@ -489,7 +492,7 @@ async fn queue() -> Done {
     let (producer, jobs) = mpsc::channel(2);
     producer.try_send(1)?;
     producer.try_send(2)?;
-    if producer.try_send(3).is_err() {
+    if let Err(TrySendError::Full(_)) = producer.try_send(3) {
         let qsize = producer.max_capacity() - producer.capacity();
         say!("queue: full, with {qsize}");
     }
@@ -505,6 +508,8 @@ async fn queue() -> Done {
             total
         });
     }
+    // Or `send` would wait for ever, once all the consumers had panicked.
+    drop(jobs);
     let handler = producer.downgrade();
     let produce = async |numbers: [u32; 2]| {
         let Some(producer) = handler.upgrade() else { return };
