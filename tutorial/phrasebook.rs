@@ -30,8 +30,8 @@ use std::task::{Context, Poll};
 use std::{convert::Infallible, env, mem, panic, thread, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{mpsc::error::TrySendError, watch::error::RecvError};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc::error::TrySendError, watch::error::RecvError};
 use tokio::task::{JoinSet, spawn_blocking, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
