@@ -42,42 +42,21 @@ type Listed = [&'static str; 4];
 const RUST: Listed = ["src/main.rs", "../src/main.rs", "rust", "//"];
 const PYTHON: Listed =
     ["tutorial/threaded_tornado.py", "threaded_tornado.py", "python", "#"];
-const PHRASES_PYTHON: Listed =
-    ["tutorial/phrasebook.py", "phrasebook.py", "python", "#"];
-const PHRASES_RUST: Listed =
-    ["tutorial/phrasebook.rs", "phrasebook.rs", "rust", "//"];
-const NGINX: Listed = ["tutorial/nginx.conf", "nginx.conf", "nginx", "#"];
-const UNIT: Listed =
-    ["tutorial/threaded-tokio@.service", "threaded-tokio@.service", "ini", "#"];
-const HAPROXY: Listed = ["tutorial/haproxy.cfg", "haproxy.cfg", "haproxy", "#"];
-const DOCKERFILE: Listed =
-    ["tutorial/Dockerfile", "Dockerfile", "dockerfile", "#"];
-
-const JSON: Listed =
-    ["tutorial/service/json.rs", "service/json.rs", "rust", "//"];
-const NOTES: Listed =
-    ["tutorial/service/notes.rs", "service/notes.rs", "rust", "//"];
-const AXUM: Listed =
-    ["tutorial/service/axum.rs", "service/axum.rs", "rust", "//"];
-const JOBS: Listed =
-    ["tutorial/service/jobs.rs", "service/jobs.rs", "rust", "//"];
-const SQL: Listed =
-    ["tutorial/service/jobs.sql", "service/jobs.sql", "sql", "--"];
 
 const LISTED: [Listed; 13] = [
     RUST,
     PYTHON,
-    PHRASES_PYTHON,
-    PHRASES_RUST,
-    NGINX,
-    JSON,
-    NOTES,
-    AXUM,
-    JOBS,
-    SQL,
-    UNIT,
-    HAPROXY,
-    DOCKERFILE,
+    ["tutorial/phrasebook.py", "phrasebook.py", "python", "#"],
+    ["tutorial/phrasebook.rs", "phrasebook.rs", "rust", "//"],
+    ["tutorial/nginx.conf", "nginx.conf", "nginx", "#"],
+    ["tutorial/service/json.rs", "service/json.rs", "rust", "//"],
+    ["tutorial/service/notes.rs", "service/notes.rs", "rust", "//"],
+    ["tutorial/service/axum.rs", "service/axum.rs", "rust", "//"],
+    ["tutorial/service/jobs.rs", "service/jobs.rs", "rust", "//"],
+    ["tutorial/service/jobs.sql", "service/jobs.sql", "sql", "--"],
+    ["tutorial/threaded-tokio@.service", "threaded-tokio@.service", "ini", "#"],
+    ["tutorial/haproxy.cfg", "haproxy.cfg", "haproxy", "#"],
+    ["tutorial/Dockerfile", "Dockerfile", "dockerfile", "#"],
 ];
 
 /// The lines that are code, with their numbers.
