@@ -1333,3 +1333,25 @@ fn a_cable_that_is_back_soon_costs_nothing_but_time() {
     assert_eq!(statuses(clients), ["200"; 10]);
     assert_eq!((machines[0].going(), machines[1].going()), (5, 5));
 }
+
+/// nginx is still sending when the replica has answered and hangs up.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn a_large_post_may_cross_with_its_refusal_on_the_cable() {
+    let test = "a_large_post_may_cross_with_its_refusal_on_the_cable";
+    if !on_a_machine_of_its_own(test) {
+        return;
+    }
+    let (_machines, nginx, _) = machines("0", "");
+    let post = [
+        &b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"[..],
+        &[b'x'; 1_000_000],
+    ]
+    .concat();
+    wait_until("a 502", || {
+        let answer = nginx.exchange(&post);
+        let [refused, bad] = ["405", "502"].map(|it| &answer[9..12] == it);
+        assert!(refused || bad, "{answer}");
+        bad
+    });
+}
