@@ -480,9 +480,9 @@ fn a_new_version_on_one_machine_loses_no_request() {
     let commands = shown(MACHINES, "## A new version", "sh");
     let (settings, reload) = commands[1].split_once('\n').expect("two lines");
     let (_, commands) = commands[0].split_once('\n').expect("more lines");
-    let other = "nginx -p target -c nginx.conf -s reload\n";
+    let other = "nginx -p target -c nginx.conf -s reload";
     assert_eq!(commands.matches(other).count(), 1);
-    let commands = commands.replace(other, reload);
+    let commands = commands.replace(other, reload.trim_end());
     let ssh = "ssh \"${replica%:*}\" ";
     assert_eq!(commands.matches(ssh).count(), 1);
     let commands = format!("{settings}\n{}", commands.replace(ssh, ""));
@@ -1223,7 +1223,8 @@ fn a_new_version_on_two_machines_loses_no_request() {
             let set_up = set_up.replace("192.0.2.2", &machine.address);
             let here = format!("cd {}; PATH=$PATH:/usr/sbin", folder.display());
             let set_up = format!("{here}\n{set_up}\n");
-            run(&format!("{set_up}{}", lines[ssh - 1]));
+            let away = lines[ssh - 1].trim_end_matches(" &&");
+            run(&format!("{set_up}{away}"));
             let before = machine.going();
             machine.replica().signal("TERM");
             assert_eq!(machine.replica().exit_status(), Some(0));
