@@ -462,7 +462,7 @@ async fn serve(listener: TcpListener, webapp: Application) -> Option<Instant> {
 
     let mut http = http1::Builder::new();
     // Behind a proxy, make it longer than the proxy keeps idle connections.
-    // hyper has no clock but this timer. Without it, no limit is kept, and one
+    // hyper has no timer but this one. Without it, no limit is kept, and one
     // that you set here is a panic.
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     // For a head, about as in Tornado. hyper would keep up to 400 KB of one.
