@@ -279,6 +279,17 @@ fn resolves(from: &str, target: &str) -> bool {
         })
 }
 
+/// In bytes: an ellipsis is three. A link or a row of a table can't be broken.
+#[test]
+fn prose_is_no_wider_than_80() {
+    let wide = |line: &String| {
+        line.len() > 80 && !line.contains("](") && !line.starts_with('|')
+    };
+    for path in chapters().into_iter().chain(["README.md".to_owned()]) {
+        assert_eq!(prose(&path).find(wide), None, "{path}");
+    }
+}
+
 #[test]
 fn links_anchors_and_pictures_resolve() {
     let others = ["README.md", "tutorial/SUMMARY.md"].map(str::to_owned);

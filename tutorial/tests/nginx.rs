@@ -64,13 +64,9 @@ fn nginx_in(
         chown(folder, Some(user), None).expect("we are root");
         command.uid(user);
     }
-    let mut server = Server::launch(&mut command, None, None);
-    (server.port, server.gently) = (port, true);
-    wait_until("nginx to listen, and its files", || {
-        let ended = server.child.try_wait().expect("it is our child");
-        assert_eq!(ended, None, "nginx said: {}", server.stderr());
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-            && ["nginx.pid", "nginx"].iter().all(|it| folder.join(it).exists())
+    let server = Server::other(&mut command, port);
+    wait_until("nginx's files", || {
+        ["nginx.pid", "nginx"].iter().all(|it| folder.join(it).exists())
     });
     Some(server)
 }

@@ -605,14 +605,7 @@ fn haproxy(ports: [u16; 2], changes: &[(&str, &str)]) -> Option<Server> {
     let file = changed("tutorial/haproxy.cfg", &all);
     let mut command = Command::new(haproxy);
     command.arg("-db").arg("-f").arg(file);
-    let mut server = Server::launch(&mut command, None, None);
-    (server.port, server.gently) = (port, true);
-    wait_until("HAProxy to listen", || {
-        let ended = server.child.try_wait().expect("it is our child");
-        assert_eq!(ended, None, "HAProxy said: {}", server.stderr());
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    Some(server)
+    Some(Server::other(&mut command, port))
 }
 
 const POST: &[u8] =
@@ -860,15 +853,7 @@ fn each_request_has_one_line_in_the_log_whatever_becomes_of_it() {
 
 /// The recipe, with a stderr that is a full pipe before it starts.
 fn mute() -> Server {
-    let mut shell = Command::new("bash");
-    let fill = "head -c 200000 /dev/zero >&2 & sleep 1; exec \"$0\"";
-    shell.args(["-c", fill]).arg(build("doing", &with_change(DOING)));
-    let port = free_port();
-    shell.envs([("PORT", port.to_string().as_str()), ("SLEEP", "0")]);
-    let mut server = Server::launch(&mut shell, None, Some(Stdio::piped()));
-    server.port = port;
-    wait_until("the server", || status(&server.url("/nowhere")) == "404");
-    server
+    Server::stalled(&build("doing", &with_change(DOING)), "")
 }
 
 #[test]

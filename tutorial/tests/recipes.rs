@@ -160,14 +160,9 @@ fn mute(name: &str, main: &str) -> Server {
     let main = replaced(&main, get, "-> Result<String, &'static str>");
     let read = "std::fs::read_to_string(\"greeting.html\")";
     let main = replaced(&main, read, "Err(\"no greeting\")");
-    let port = free_port();
     let mut command = Command::new(build(name, &main));
     command.envs([("SLEEP", "0"), ("TOKIO_WORKER_THREADS", "1")]);
-    command.env("PORT", port.to_string());
-    let mut server = Server::launch(&mut command, None, Some(Stdio::piped()));
-    server.port = port;
-    wait_until("the server", || status(&server.url("/missing")) == "404");
-    server
+    Server::mute(&mut command)
 }
 
 #[test]

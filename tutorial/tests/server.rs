@@ -10,7 +10,7 @@ use common::{
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -393,22 +393,9 @@ fn a_stdout_that_stalls_blocks_the_workers_alone() {
     assert_eq!(lines.matches("done sleeping 127.0.0.1\n").count(), 5);
 }
 
-/// Nobody reads from the pipe, and it is full before the server starts.
-fn mute(program: &Path, setup: &str) -> Server {
-    let mut shell = Command::new("bash");
-    let setup = format!("{setup} head -c 200000 /dev/zero >&2 & sleep 1");
-    shell.args(["-c", &format!("{setup}; exec \"$0\"")]).arg(program);
-    let port = free_port();
-    shell.envs([("PORT", port.to_string().as_str()), ("SLEEP", "0")]);
-    let mut server = Server::launch(&mut shell, None, Some(Stdio::piped()));
-    server.port = port;
-    wait_until("the server", || status(&server.url("/missing")) == "404");
-    server
-}
-
 #[test]
 fn a_stderr_that_stalls_stops_neither_the_loop_nor_its_end() {
-    let mut server = mute(BINARY.as_ref(), "ulimit -n 32;");
+    let mut server = Server::stalled(BINARY.as_ref(), "ulimit -n 32;");
     let clients = [b""; 60].map(|nothing| server.send(nothing));
     // Longer than the pause after an error: there is more than one.
     sleep(Duration::from_millis(2500));
@@ -422,7 +409,7 @@ fn a_stderr_that_stalls_stops_neither_the_loop_nor_its_end() {
 /// The ten workers wait with what they have to say.
 #[test]
 fn ten_panics_that_nobody_reads_stop_the_workers_alone() {
-    let mut server = mute(&all_panic(), "");
+    let mut server = Server::stalled(&all_panic(), "");
     let clients = [GET; 10].map(|request| server.send(request));
     wait_until("ten jobs", || server.going() == 10);
     server.settle();
@@ -699,7 +686,7 @@ fn a_client_and_a_shutdown_have_thirty_seconds() {
     let mut deaf = Server::spawn(Command::new(large()).env("SLEEP", "0"));
     let mut reads_nothing = deaf.send(GET);
     reads_nothing.read_exact(&mut [0; 100]).expect("the beginning");
-    let mut mute = mute(&all_panic(), "");
+    let mut mute = Server::stalled(&all_panic(), "");
     let waiting = [GET; 2].map(|request| mute.send(request));
     wait_until("its jobs", || mute.going() == 2);
     let mut job = Server::start(&settings);

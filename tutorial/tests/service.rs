@@ -877,12 +877,7 @@ fn nginx(ports: [&str; 2]) -> Option<Server> {
     fs::write(folder.join("nginx.conf"), conf).expect("a file");
     let mut command = Command::new(nginx);
     command.arg("-p").arg(&folder).arg("-c").arg(folder.join("nginx.conf"));
-    let mut server = Server::launch(&mut command, None, None);
-    (server.port, server.gently) = (port, true);
-    wait_until("nginx to listen", || {
-        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    Some(server)
+    Some(Server::other(&mut command, port))
 }
 
 /// Numbers that a seed decides: xorshift.

@@ -154,6 +154,42 @@ impl Server {
         Self { child, port: 0, gently: false, stdout, stderr }
     }
 
+    /// Starts a program like nginx, which has processes of its own, and waits
+    /// until it listens on that port.
+    #[track_caller]
+    pub fn other(command: &mut Command, port: u16) -> Self {
+        let mut server = Self::launch(command, None, None);
+        (server.port, server.gently) = (port, true);
+        wait_until("another program to listen", || {
+            let ended = server.child.try_wait().expect("it is our child");
+            assert_eq!(ended, None, "it said: {}", server.stderr());
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        server
+    }
+
+    /// Starts the program with a pipe for its stderr that nobody reads. So it
+    /// is told its port.
+    #[track_caller]
+    pub fn mute(command: &mut Command) -> Self {
+        let port = free_port();
+        command.env("PORT", port.to_string());
+        let mut server = Self::launch(command, None, Some(Stdio::piped()));
+        server.port = port;
+        wait_until("the server", || status(&server.url("/missing")) == "404");
+        server
+    }
+
+    /// The same, and the pipe is full before the program starts. `setup` is
+    /// for the shell that fills it.
+    #[track_caller]
+    pub fn stalled(program: &Path, setup: &str) -> Self {
+        let mut shell = Command::new("bash");
+        let fill = "head -c 200000 /dev/zero >&2 & sleep 1; exec \"$0\"";
+        shell.args(["-c", &format!("{setup} {fill}")]).arg(program);
+        Self::mute(shell.env("SLEEP", "0"))
+    }
+
     /// Waits until the server has said where it listens.
     #[track_caller]
     pub fn listening(mut self) -> Self {
