@@ -719,6 +719,14 @@ fn a_second_signal_ends_the_notice_and_a_bad_one_the_start() {
     server.signal("TERM");
     assert_eq!(server.exit_status(), Some(1));
 
+    // Two within a second are one.
+    let settings = [("SLEEP", "0"), ("NOTICE", "2")];
+    let mut server =
+        Server::spawn(Command::new(ready()).envs(settings.iter().copied()));
+    server.signal("TERM");
+    server.signal("INT");
+    assert_eq!(server.exit_status(), Some(0));
+
     let mut command = Command::new(ready());
     command.env("NOTICE", "61");
     let mut server = Server::launch(&mut command, None, None);
@@ -837,7 +845,9 @@ fn each_request_has_one_line_in_the_log_whatever_becomes_of_it() {
         .filter_map(|line| line.rsplit_once(' '))
         .collect();
     assert!(lines[1..].iter().all(|(_, took)| took.ends_with("ms")), "{said}");
-    assert!(lines[1].1.len() > "1000".len(), "it slept for a second: {said}");
+    let slept = lines[1].1.trim_end_matches("ms").parse();
+    let slept = slept.is_ok_and(|it: f64| it >= 1000.0);
+    assert!(slept, "it slept for a second: {said}");
     lines.sort();
     let lines: Vec<_> = lines.into_iter().map(|(line, _)| line).collect();
     let told = [
@@ -980,6 +990,8 @@ fn the_image_holds_one_file_that_runs_as_process_1_and_as_nobody() {
     };
     let told = &shown(CONTAINER, "## Build it", "text")[0];
     assert_eq!(shape(&format!("{images}\n{files}")), shape(told));
+    let size = images.split_whitespace().nth(2).and_then(|it| it.parse().ok());
+    assert!(size.is_some_and(|it: f64| it < 3.0), "megabytes: {images}");
 
     // What a runtime would read there.
     let config = |name: &str| {
@@ -1280,6 +1292,27 @@ fn where_silence_has_an_end_the_other_machine_is_asked() {
     machines[0].run(CUT);
     assert_eq!(statuses(clients), ["200"; 10]);
     assert_eq!((machines[0].going(), machines[1].going()), (5, 10));
+}
+
+/// nginx has kept a connection to each. It finds out about the one by sending.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore)]
+fn a_kept_connection_to_a_machine_that_is_gone_costs_half_a_minute() {
+    let test =
+        "a_kept_connection_to_a_machine_that_is_gone_costs_half_a_minute";
+    if !on_a_machine_of_its_own(test) {
+        return;
+    }
+    let (machines, nginx, _) = machines("0.5", &with_keepalive());
+    let send = || [GET; 4].map(|request| nginx.send(request)).into();
+    assert_eq!(statuses(send()), ["200"; 4]);
+    machines[0].run(CUT);
+    let start = Instant::now();
+    assert_eq!(statuses(send()), ["200"; 4]);
+    let took = start.elapsed();
+    assert!(took > Duration::from_secs(10), "none was kept: {took:?}");
+    assert!(took < Duration::from_secs(90), "{took:?}");
+    assert_eq!((machines[0].going(), machines[1].going()), (2, 6));
 }
 
 /// The first replica stands still, so that a POST is in its machine's hands.
