@@ -2,8 +2,7 @@
 
 mod common;
 
-use common::{Server, fetch, read_to_close};
-use std::net::Shutdown;
+use common::*;
 
 /// Sends each request on a connection of its own, to the end of which it
 /// reads. Each must get this status, and none may reach the core.

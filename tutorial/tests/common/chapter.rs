@@ -23,6 +23,10 @@ impl Part {
         format!("{}:{}", self.path, self.start + index + 1)
     }
 
+    pub fn text(&self) -> String {
+        self.lines.join("\n") + "\n"
+    }
+
     /// The last heading in it.
     pub fn heading(&self) -> Option<&str> {
         let mut lines = self.lines.iter().filter(|_| self.kind == "prose");
@@ -33,6 +37,13 @@ impl Part {
 pub fn read(path: &str) -> String {
     let text = fs::read_to_string(Path::new(ROOT).join(path));
     text.unwrap_or_else(|why| panic!("{path}: {why}"))
+}
+
+/// A text with a change. What is replaced must stand there once.
+#[track_caller]
+pub fn replaced(text: &str, old: &str, new: &str) -> String {
+    assert_eq!(text.matches(old).count(), 1, "{old:?} stands there once");
+    text.replace(old, new)
 }
 
 /// The section of main.rs that works alone.
@@ -60,6 +71,32 @@ pub fn parts(path: &str) -> Vec<Part> {
     }
     assert!(parts.len() % 2 == 1, "{path}: a ``` is missing");
     parts
+}
+
+/// The blocks of a kind in the section of a text that has this heading.
+#[track_caller]
+pub fn blocks(path: &str, heading: &str, kind: &str) -> Vec<Part> {
+    let mut parts = parts(path).into_iter().skip_while(|part| {
+        part.kind != "prose" || part.lines.iter().all(|line| line != heading)
+    });
+    assert!(parts.next().is_some(), "{path} has no {heading}");
+    let section = parts.take_while(|part| part.heading().is_none());
+    section.filter(|part| part.kind == kind).collect()
+}
+
+/// The text of the first of these blocks.
+#[track_caller]
+pub fn shown(path: &str, heading: &str, kind: &str) -> String {
+    let block = blocks(path, heading, kind).into_iter().next();
+    block.unwrap_or_else(|| panic!("{path}: {heading}: no {kind}")).text()
+}
+
+/// main.rs after the first diff in that section.
+#[track_caller]
+pub fn with_diff(path: &str, heading: &str) -> String {
+    let diff = blocks(path, heading, "diff").into_iter().next();
+    let diff = diff.unwrap_or_else(|| panic!("{path}: {heading}: no diff"));
+    apply(&diff).expect("it applies").0
 }
 
 /// Its prose, line by line.

@@ -8,48 +8,59 @@
 
 pub mod chapter;
 pub mod engine;
+pub mod nginx;
 pub mod terminal;
 
-pub use chapter::ROOT;
-use chapter::{apply, parts, read};
-pub use engine::free_port;
-use engine::{make, target};
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+pub use chapter::*;
+pub use engine::{free_port, make, target};
+pub use std::ffi::OsStr;
+pub use std::fs::{self, File, Permissions};
+pub use std::io::{self, BufRead, BufReader, Read, Write};
+pub use std::net::{Shutdown, TcpListener, TcpStream};
+pub use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+pub use std::os::unix::process::{CommandExt, ExitStatusExt};
+pub use std::path::{Path, PathBuf};
+pub use std::process::{Child, Command, Stdio};
+pub use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+pub use std::sync::{LazyLock, Mutex, OnceLock};
+pub use std::thread::{self, sleep};
+pub use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_threaded-tokio");
+
+/// A folder for what tests write.
+pub const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// How long a test waits for what must happen. Long, so that only a server
 /// that never does it fails: the machine may be busy.
 pub const LONG: Duration = Duration::from_secs(180);
 
-/// Whether each test must be run, whatever it takes.
-pub fn thorough() -> bool {
-    std::env::var_os("SKIP_NOTHING").is_some()
-}
-
-/// Says that a test is skipped for want of something, where that may be.
-#[track_caller]
-pub fn skip(want: &str) {
-    // Not eprintln!, which a test that passes keeps for itself.
-    writeln!(std::io::stderr(), "skipped a test for want of {want}").ok();
-    assert!(!thorough(), "SKIP_NOTHING is set, and there is no {want}");
-}
-
 /// A new path for a file or a folder of one test.
 pub fn scratch(name: &str) -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let unique = format!("{name}-{}-{number}", std::process::id());
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique)
+    let number = NEXT.fetch_add(1, Relaxed);
+    Path::new(TMP).join(format!("{name}-{}-{number}", std::process::id()))
+}
+
+/// A new folder of one test.
+pub fn folder(name: &str) -> PathBuf {
+    let folder = scratch(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// Writes a program that a shell runs.
+pub fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    fs::set_permissions(path, Permissions::from_mode(0o755)).expect("ours");
+}
+
+/// A PATH on which a script comes first in place of a tool.
+pub fn path_with(tool: &str, text: &str) -> String {
+    let folder = folder("path");
+    script(&folder.join(tool), text);
+    let path = std::env::var("PATH").expect("PATH is set");
+    format!("{}:{path}", folder.display())
 }
 
 /// Waits until `condition` holds. Fails the test if it never does.
@@ -69,28 +80,27 @@ pub fn signal(name: &str, target: &str) {
     assert!(kill.expect("kill runs").success(), "no process {target}");
 }
 
-/// Where a program lies that the machine may lack. For `None` skip the test.
-#[track_caller]
-pub fn find(tool: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = ["/usr/sbin", "/opt/homebrew/bin"].map(PathBuf::from);
-    let mut files =
-        std::env::split_paths(&path).chain(places).map(|it| it.join(tool));
-    let found = files.find(|file| file.is_file());
-    if found.is_none() {
-        skip(&format!("{tool}: install {tool}"));
-    }
-    found
+/// Commands for a shell that stops at the first that fails.
+pub fn bash(script: &str) -> Command {
+    let mut bash = Command::new("bash");
+    bash.args(["-euc", script]);
+    bash
 }
 
-/// What a command prints. It must end by itself.
+/// The exit status of a command that must end by itself, its stdout and its
+/// stderr.
 #[track_caller]
-pub fn output(command: &mut Command) -> Output {
+pub fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let mut run = Server::launch(command.process_group(0), None, None);
-    run.exit_status();
-    let status = run.child.wait().expect("it is our child");
-    let [stdout, stderr] = [run.stdout(), run.stderr()].map(String::into_bytes);
-    Output { status, stdout, stderr }
+    (run.exit_status(), run.stdout(), run.stderr())
+}
+
+/// The stdout of a command that must succeed.
+#[track_caller]
+pub fn printed(command: &mut Command) -> String {
+    let (status, stdout, stderr) = output(command);
+    assert_eq!(status, Some(0), "{command:?}: {stdout}{stderr}");
+    stdout
 }
 
 /// The exit status of a process that must end by itself.
@@ -102,6 +112,14 @@ pub fn exit_status(child: &mut Child) -> Option<i32> {
         status.is_some()
     });
     status.and_then(|status| status.code())
+}
+
+/// What Linux knows about a process by this name, or nothing if it is gone.
+pub fn known(process: u32, name: &str) -> String {
+    let file = format!("/proc/{process}/status");
+    let all = fs::read_to_string(file).unwrap_or_default();
+    let line = all.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_default().trim_matches([':', '\t', ' ']).to_owned()
 }
 
 /// A running server. It is killed when the test ends.
@@ -118,10 +136,16 @@ impl Server {
     /// Starts the program with these settings on a free port.
     #[track_caller]
     pub fn start(settings: &[(&str, &str)]) -> Self {
-        Self::spawn(Command::new(BINARY).envs(settings.iter().copied()))
+        Self::of(BINARY, settings)
     }
 
-    /// The same for a command that is partly set up: another program, say.
+    /// The same for another program.
+    #[track_caller]
+    pub fn of(program: impl AsRef<OsStr>, settings: &[(&str, &str)]) -> Self {
+        Self::spawn(Command::new(program).envs(settings.iter().copied()))
+    }
+
+    /// The same for a command that is partly set up.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Self {
         Self::launch(command, None, None).listening()
@@ -257,14 +281,37 @@ impl Server {
         exit_status(&mut self.child)
     }
 
+    /// Stops it by SIGTERM. It must answer what it has accepted.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        assert_eq!(self.exit_status(), Some(0), "{}", self.stderr());
+    }
+
+    /// Kills it, with what it has in its hands.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Waits until it does not listen any more.
+    #[track_caller]
+    pub fn closed(&self) {
+        wait_until("closed doors", || {
+            TcpStream::connect(("127.0.0.1", self.port)).is_err()
+        });
+    }
+
+    /// How many bytes of it are in memory.
+    pub fn memory(&self) -> f64 {
+        let kilobytes = known(self.child.id(), "VmRSS").replace(" kB", "");
+        1024.0 * kilobytes.parse::<f64>().expect("a number of kB")
+    }
+
     /// A connection on which `request` has been sent as it is.
+    #[track_caller]
     pub fn send(&self, request: &[u8]) -> TcpStream {
-        let address = ("127.0.0.1", self.port);
-        let mut stream = TcpStream::connect(address).expect("it connects");
-        stream.set_read_timeout(Some(LONG)).expect("LONG is not zero");
-        // The server may refuse a long one before it has read all of it.
-        stream.write_all(request).ok();
-        stream
+        send(self.port, request)
     }
 
     /// Sends `request` as it is and returns all that comes until the server
@@ -323,7 +370,7 @@ impl Drop for Server {
 /// The rows of Linux's table of IPv4 sockets that have this port in a column:
 /// 1 is the near end of a connection, 2 the far one, 3 says how it stands.
 pub fn tcp(column: usize, port: u16) -> Vec<Vec<String>> {
-    let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").expect("Linux");
     let port = format!(":{port:04X}");
     let rows = table.lines().map(|row| row.split_whitespace());
     rows.map(|row| row.map(str::to_owned).collect())
@@ -335,12 +382,29 @@ pub fn tcp(column: usize, port: u16) -> Vec<Vec<String>> {
 pub const GET: &[u8] =
     b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
+#[track_caller]
+pub fn send(port: u16, request: &[u8]) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port));
+    let mut stream = stream.expect("it connects");
+    stream.set_read_timeout(Some(LONG)).expect("LONG is not zero");
+    // The server may refuse a long one before it has read all of it.
+    stream.write_all(request).ok();
+    stream
+}
+
+/// Fails unless a connection ends with the answer of the core.
+#[track_caller]
+pub fn assert_answered(client: TcpStream) {
+    let answer = read_to_close(client);
+    assert!(answer.ends_with("\r\n\r\nmsg to client 127.0.0.1"), "{answer:?}");
+}
+
 /// All that still comes on a connection. A reset counts as its end.
 #[track_caller]
 pub fn read_to_close(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     if let Err(why) = stream.read_to_end(&mut answer) {
-        let reset = why.kind() == std::io::ErrorKind::ConnectionReset;
+        let reset = why.kind() == io::ErrorKind::ConnectionReset;
         assert!(reset, "the connection stays open: {why}");
     }
     String::from_utf8_lossy(&answer).into_owned()
@@ -356,7 +420,7 @@ pub fn curl_command(arguments: &[&str]) -> Command {
 
 /// Runs curl.
 #[track_caller]
-pub fn curl(arguments: &[&str]) -> Output {
+pub fn curl(arguments: &[&str]) -> std::process::Output {
     curl_command(arguments).output().expect("curl is installed")
 }
 
@@ -413,27 +477,18 @@ pub fn build(name: &str, main: &str) -> PathBuf {
 /// Builds a copy in which `old`, which must stand in main.rs once, is `new`.
 #[track_caller]
 pub fn build_changed(name: &str, old: &str, new: &str) -> PathBuf {
-    let main = read("src/main.rs");
-    assert_eq!(main.matches(old).count(), 1, "{old:?} stands in main.rs once");
-    build(name, &main.replace(old, new))
+    build(name, &replaced(&read("src/main.rs"), old, new))
 }
 
-/// Builds a copy with the diff that stands below a heading of a chapter.
-#[track_caller]
-pub fn build_diff(name: &str, path: &str, heading: &str) -> PathBuf {
-    let mut below = parts(path).into_iter().skip_while(|part| {
-        part.kind != "prose" || part.lines.iter().all(|line| line != heading)
-    });
-    let diff = below.find(|part| part.kind == "diff");
-    let diff = diff.unwrap_or_else(|| panic!("{path}: {heading}: no diff"));
-    build(name, &apply(&diff).expect("it applies").0)
-}
+/// The line of the core that sleeps.
+pub const SLEEP: &str = "thread::sleep(self.sleep);";
+
+/// What the core returns.
+pub const MESSAGE: &str = "format!(\"msg to client {remote_ip}\")";
 
 /// A main.rs whose core panics once if there is a file `BREAK`, and sleeps until
 /// there is a file `GATE`.
 pub fn obeying(main: &str) -> String {
-    let sleep = "thread::sleep(self.sleep);";
-    assert_eq!(main.matches(sleep).count(), 1, "{sleep} stands there once");
     let obey = "
             let path = |name| env::var_os(name).map(std::path::PathBuf::from);
             if path(\"BREAK\").is_some_and(|it| std::fs::remove_file(it).is_ok()) {
@@ -442,15 +497,14 @@ pub fn obeying(main: &str) -> String {
             while path(\"GATE\").is_some_and(|it| !it.exists()) {
                 thread::sleep(Duration::from_millis(1));
             }";
-    main.replace(sleep, &format!("{sleep}{obey}"))
+    replaced(main, SLEEP, &format!("{SLEEP}{obey}"))
 }
 
 /// A copy of the program that obeys in this way.
 pub fn obedient(workers: &str) -> Command {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let built =
-        BUILT.get_or_init(|| build("obedient", &obeying(&read("src/main.rs"))));
-    let mut command = Command::new(built);
+    static BUILT: LazyLock<PathBuf> =
+        LazyLock::new(|| build("obedient", &obeying(&read("src/main.rs"))));
+    let mut command = Command::new(&*BUILT);
     command.envs([("SLEEP", "0"), ("WORKERS", workers)]);
     command
 }
