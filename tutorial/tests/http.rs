@@ -7,9 +7,12 @@ use common::*;
 /// Sends each request on a connection of its own, to the end of which it
 /// reads. Each must get this status, and none may reach the core.
 #[track_caller]
-fn assert_refused(status: &str, requests: &[&str]) {
+fn assert_refused(
+    status: &str,
+    requests: impl IntoIterator<Item = impl Into<String>>,
+) {
     let server = Server::start(&[("SLEEP", "0")]);
-    for request in requests {
+    for request in requests.into_iter().map(Into::into) {
         let answer = server.exchange(request.as_bytes());
         let start = format!("HTTP/1.1 {status}");
         assert!(answer.starts_with(&start), "{request:?} got {answer:?}");
@@ -39,7 +42,7 @@ fn a_bad_request_line_or_header_gets_400() {
         "GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: x\r\n\r\n",
         "\u{16}\u{3}\u{1}\0\u{5}hello",
     ];
-    assert_refused("400", &requests);
+    assert_refused("400", requests);
 }
 
 #[test]
@@ -48,80 +51,32 @@ fn http_1_1_needs_one_host() {
     let requests = hosts.map(|hosts| {
         format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")
     });
-    assert_refused("400", &requests.each_ref().map(String::as_str));
+    assert_refused("400", requests);
 }
 
 /// RFC 9112, section 3.2: `uri-host [":" port]`. Two forms of it that nobody
-/// sends are refused, too: they are the last of the bad ones.
+/// sends are refused, too: `caf%C3%A9` and `[v1.a]`.
 #[test]
 fn a_host_is_taken_by_its_grammar() {
-    let good = [
-        "localhost",
-        "localhost:8888",
-        "example.org:",
-        "127.0.0.1",
-        "127.0.0.1:80",
-        "1",
-        "80:80",
-        "a-b_c~d.e",
-        "xn--caf-dma.example",
-        "EXAMPLE.ORG.",
-        "!$&'()*+,;=",
-        "h:99999999999999999999",
-        "[::1]",
-        "[::1]:80",
-        "[::1]:",
-        "[::ffff:127.0.0.1]:8888",
-        "[2001:db8::1]",
-    ];
-    let bad = [
-        "",
-        ":",
-        ":80",
-        "a b",
-        "a/b",
-        "a?b",
-        "a#b",
-        "a\\b",
-        "a\"b",
-        "<a>",
-        "caf\u{e9}",
-        "user@h",
-        "user:pw@a",
-        "@h",
-        "h@",
-        "a:80@b:81",
-        "h:http",
-        "h:80:81",
-        "h:8 0",
-        "h:-1",
-        "::1",
-        "[]",
-        "[]:80",
-        "[zz]",
-        "[::1",
-        "::1]",
-        "[::1]80",
-        "[::1]]",
-        "[[::1]]",
-        "a[::1]",
-        "[127.0.0.1]",
-        "[::1]:http",
-        "[fe80::1%25eth0]",
-        "caf%C3%A9",
-        "[v1.a]",
-    ];
+    let good = "localhost localhost:8888 example.org: EXAMPLE.ORG. 1 80:80 \
+        127.0.0.1 127.0.0.1:80 a-b_c~d.e xn--caf-dma.example !$&'()*+,;= \
+        h:99999999999999999999 [::1] [::1]:80 [::1]: [2001:db8::1] \
+        [::ffff:127.0.0.1]:8888";
+    let bad = ": :80 a/b a?b a#b a\\b a\"b <a> caf\u{e9} user@h user:pw@a @h h@ \
+        a:80@b:81 h:http h:80:81 h:-1 ::1 [] []:80 [zz] [::1 ::1] [::1]80 \
+        [::1]] [[::1]] a[::1] [127.0.0.1] [::1]:http [fe80::1%25eth0] \
+        caf%C3%A9 [v1.a]";
     let request = |host: &str| {
         format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
     };
     let server = Server::start(&[("SLEEP", "0")]);
-    for host in good {
+    for host in good.split(' ') {
         let answer = server.exchange(request(host).as_bytes());
         assert!(answer.starts_with("HTTP/1.1 200"), "{host:?} got {answer:?}");
     }
-    assert_eq!(server.going(), good.len());
-    let bad = bad.map(request);
-    assert_refused("400", &bad.each_ref().map(String::as_str));
+    assert_eq!(server.going(), good.split(' ').count());
+    let bad = bad.split(' ').chain(["", "a b", "h:8 0"]).map(request);
+    assert_refused("400", bad);
 }
 
 #[test]
@@ -146,8 +101,8 @@ fn a_body_is_never_read() {
         ("404", "POST /x HTTP/1.1\r\n"),
         ("405", "POST / HTTP/1.1\r\n"),
     ] {
-        let bodies = [LENGTH, CHUNKED].map(|body| format!("{line}{body}"));
-        assert_refused(status, &bodies.each_ref().map(String::as_str));
+        let bodies = [LENGTH, CHUNKED];
+        assert_refused(status, bodies.map(|body| format!("{line}{body}")));
     }
 }
 

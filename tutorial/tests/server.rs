@@ -3,25 +3,13 @@
 
 mod common;
 
-use common::{
-    BINARY, GET, Server, answered, build_changed, fetch, flood, free_port,
-    gated, obedient, read_to_close, scratch, status, wait_until,
-};
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use common::*;
 
-// ----- a core that obeys ---------------------------------------------------
-
-/// The first job of this one panics.
-fn broken(workers: &str) -> Command {
+/// A core whose first job panics, on one worker.
+fn broken() -> Command {
     let path = scratch("break");
     File::create(&path).expect("a file");
-    let mut command = obedient(workers);
+    let mut command = obedient("1");
     command.env("BREAK", path);
     command
 }
@@ -84,15 +72,6 @@ fn start_big(settings: &[(&str, &str)]) -> Server {
     Server::spawn(command.envs(settings.iter().copied()))
 }
 
-/// What Linux knows about the server by this name.
-#[cfg(target_os = "linux")]
-fn known(server: &Server, name: &str) -> String {
-    let path = format!("/proc/{}/status", server.child.id());
-    let all = fs::read_to_string(path).expect("it runs");
-    let line = all.lines().find_map(|line| line.strip_prefix(name));
-    line.expect("it is known").trim_matches([':', '\t', ' ']).to_owned()
-}
-
 #[test]
 fn thirteen_clients_share_ten_workers() {
     let (server, open_gate) = gated("10");
@@ -103,13 +82,6 @@ fn thirteen_clients_share_ten_workers() {
     open_gate();
     assert_eq!(answered(clients), 13);
     assert_eq!((server.going(), server.done(), server.peak()), (13, 13, 10));
-}
-
-#[test]
-fn three_workers_never_do_four_jobs_at_once() {
-    let server = start_big(&[("SLEEP", "0.01"), ("WORKERS", "3")]);
-    assert_eq!(answered(flood(&server, 200)), 200);
-    assert_eq!((server.going(), server.done(), server.peak()), (200, 200, 3));
 }
 
 #[test]
@@ -135,23 +107,21 @@ fn while_all_workers_sleep_the_loop_answers() {
 }
 
 #[test]
-fn two_thousand_requests_at_once_are_all_answered() {
-    let server = start_big(&[("SLEEP", "0.01"), ("WORKERS", "100")]);
-    assert_eq!(answered(flood(&server, 2000)), 2000);
-    assert_eq!((server.going(), server.done()), (2000, 2000));
-    assert!(server.peak() <= 100);
+fn a_flood_is_answered_by_no_more_workers_than_there_are() {
+    for (requests, workers, fewest) in [(200, 3, 3), (2000, 100, 1)] {
+        let settings = [("SLEEP", "0.01"), ("WORKERS", &workers.to_string())];
+        let server = start_big(&settings);
+        assert_eq!(answered(flood(&server, requests)), requests);
+        assert_eq!((server.going(), server.done()), (requests, requests));
+        assert!((fewest..=workers).contains(&server.peak()));
+    }
 }
 
 /// The server stands still meanwhile, so they have to wait in line. A few may
 /// take longer: a busy system loses packets.
 #[test]
-#[cfg(target_os = "linux")]
+#[ignore = "takes Linux, and a somaxconn of 1,024"]
 fn a_thousand_connections_may_wait_to_be_accepted() {
-    let cap = fs::read_to_string("/proc/sys/net/core/somaxconn");
-    let cap: u32 = cap.expect("Linux").trim().parse().expect("a number");
-    if cap < 1024 {
-        return common::skip("a system that lets 1,024 wait");
-    }
     let server = start_big(&[("SLEEP", "0")]);
     server.signal("STOP");
     let clients = flood(&server, 1000);
@@ -167,17 +137,13 @@ fn a_thousand_connections_may_wait_to_be_accepted() {
 #[cfg(target_os = "linux")]
 fn a_waiting_request_costs_12_kb_at_most() {
     let server = start_big(&[("SLEEP", "60"), ("WORKERS", "1")]);
-    let used = || {
-        let memory = known(&server, "VmRSS").replace(" kB", "");
-        memory.parse::<f64>().expect("a number of kB")
-    };
     server.assert_alive();
-    let before = used();
+    let before = server.memory();
     let clients = flood(&server, 1000);
     wait_until("1,000 clients", || server.sockets().len() > 1000);
     sleep(Duration::from_secs(1));
     server.settle();
-    let each = (used() - before) / 1000.0;
+    let each = (server.memory() - before) / 1024.0 / 1000.0;
     drop(server);
     assert_eq!(answered(clients), 0);
     assert!((4.0..=12.0).contains(&each), "{each} KB");
@@ -188,17 +154,13 @@ fn a_waiting_request_costs_12_kb_at_most() {
 #[cfg(target_os = "linux")]
 fn half_a_head_costs_100_kb_at_most() {
     let server = start_big(&[("SLEEP", "0")]);
-    let used = || {
-        let memory = known(&server, "VmRSS").replace(" kB", "");
-        memory.parse::<f64>().expect("a number of kB")
-    };
     for length in [9_000, 20_000, 40_000, 65_000, 380_000] {
-        let before = used();
+        let before = server.memory();
         let head = format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(length));
         let clients: Vec<_> =
             (0..100).map(|_| server.send(head.as_bytes())).collect();
         server.settle();
-        let each = (used() - before) / 100.0;
+        let each = (server.memory() - before) / 1024.0 / 100.0;
         assert!(each < 100.0, "{each} KB for {length} bytes");
         drop(clients);
     }
@@ -213,7 +175,7 @@ fn first_come_is_first_served() {
     let clients = ips.each_ref().map(|ip| {
         let log = scratch("curl");
         let url = server.url("/");
-        let mut curl = common::curl_command(&["-v", "--interface", ip, &url]);
+        let mut curl = curl_command(&["-v", "--interface", ip, &url]);
         curl.stdout(Stdio::null()).stderr(File::create(&log).expect("a file"));
         let client = curl.spawn().expect("curl is installed");
         wait_until("the request", || {
@@ -224,7 +186,7 @@ fn first_come_is_first_served() {
     });
     open_gate();
     for mut client in clients {
-        common::exit_status(&mut client);
+        exit_status(&mut client);
     }
     let served =
         ips.map(|ip| format!("going to sleep {ip}\ndone sleeping {ip}\n"));
@@ -245,9 +207,7 @@ fn a_client_that_leaves_the_queue_costs_no_worker() {
     half.shutdown(Shutdown::Write).expect("it is open");
     server.settle();
     open_gate();
-    for client in [first, last] {
-        assert!(read_to_close(client).ends_with("msg to client 127.0.0.1"));
-    }
+    [first, last].into_iter().for_each(assert_answered);
     assert_eq!(read_to_close(half), "");
     assert_eq!((server.going(), server.done()), (2, 2));
 }
@@ -262,7 +222,7 @@ fn a_byte_behind_a_request_hides_that_its_client_has_left() {
         drop(server.send(&[GET, behind].concat()));
         sleep(Duration::from_millis(300));
         open_gate();
-        assert!(read_to_close(first).ends_with("msg to client 127.0.0.1"));
+        assert_answered(first);
         wait_until("the job for nobody", || server.done() == 2);
     }
 }
@@ -277,13 +237,13 @@ fn the_job_of_a_client_that_left_ends_and_keeps_its_worker() {
     server.settle();
     assert_eq!((server.going(), server.done()), (1, 0));
     open_gate();
-    assert!(read_to_close(next).ends_with("msg to client 127.0.0.1"));
+    assert_answered(next);
     assert_eq!((server.going(), server.done(), server.peak()), (2, 2, 1));
 }
 
 #[test]
 fn a_core_that_panics_costs_its_own_request_alone() {
-    let server = Server::spawn(&mut broken("1"));
+    let server = Server::spawn(&mut broken());
     let answer = fetch(&["-i", &server.url("/")]);
     let start = "HTTP/1.1 500 Internal Server Error\r\n";
     assert!(answer.starts_with(start), "{answer}");
@@ -303,7 +263,6 @@ fn a_core_that_panics_costs_its_own_request_alone() {
 
 #[test]
 fn a_panic_that_panics_again_costs_no_worker() {
-    let sleep = "thread::sleep(self.sleep);";
     let bomb = "
         struct Bomb;
         impl Drop for Bomb {
@@ -314,10 +273,8 @@ fn a_panic_that_panics_again_costs_no_worker() {
         if self.sleep < SECOND {
             panic::panic_any(Bomb)
         }";
-    let bomb = build_changed("bomb", sleep, &format!("{sleep}{bomb}"));
-    let mut command = Command::new(bomb);
-    let server =
-        Server::spawn(command.envs([("SLEEP", "0"), ("WORKERS", "1")]));
+    let bomb = build_changed("bomb", SLEEP, &format!("{SLEEP}{bomb}"));
+    let server = Server::of(bomb, &[("SLEEP", "0"), ("WORKERS", "1")]);
     for _ in 0..3 {
         assert_eq!(status(&server.url("/")), "500");
     }
@@ -343,8 +300,7 @@ fn a_stdout_that_is_gone_or_full_costs_no_request() {
         drop(server.child.stdout.take());
         assert_eq!(answered(flood(&server, 10)), 10);
         assert_eq!(server.stderr(), server.first_line());
-        server.signal("TERM");
-        assert_eq!(server.exit_status(), Some(0));
+        server.stop();
     }
 }
 
@@ -353,7 +309,7 @@ fn a_stdout_that_is_gone_or_full_costs_no_request() {
 fn a_stderr_that_is_gone_or_full_costs_no_request() {
     for output in unwritable() {
         let port = free_port();
-        let mut command = broken("1");
+        let mut command = broken();
         command.env("PORT", port.to_string());
         let mut server = Server::launch(&mut command, None, Some(output));
         drop(server.child.stderr.take());
@@ -361,8 +317,7 @@ fn a_stderr_that_is_gone_or_full_costs_no_request() {
         wait_until("the server", || status(&server.url("/missing")) == "404");
         assert_eq!(status(&server.url("/")), "500");
         assert_eq!(status(&server.url("/")), "200");
-        server.signal("TERM");
-        assert_eq!(server.exit_status(), Some(0));
+        server.stop();
     }
 }
 
@@ -384,9 +339,7 @@ fn a_stdout_that_stalls_blocks_the_workers_alone() {
     }
     let pipe = server.child.stdout.take().expect("a pipe");
     let reader = thread::spawn(move || io::read_to_string(pipe));
-    for client in clients {
-        assert!(read_to_close(client).ends_with("msg to client 127.0.0.1"));
-    }
+    clients.into_iter().for_each(assert_answered);
     drop(server);
     let lines = reader.join().expect("the reader ends").expect("only text");
     assert_eq!(lines.matches("going to sleep 127.0.0.1\n").count(), 5);
@@ -402,8 +355,7 @@ fn a_stderr_that_stalls_stops_neither_the_loop_nor_its_end() {
     drop(clients);
     assert_eq!(status(&server.url("/missing")), "404");
     assert_eq!(status(&server.url("/")), "200");
-    server.signal("TERM");
-    assert_eq!(server.exit_status(), Some(0));
+    server.stop();
 }
 
 /// The ten workers wait with what they have to say.
@@ -424,9 +376,8 @@ fn ten_panics_that_nobody_reads_stop_the_workers_alone() {
 }
 
 fn all_panic() -> PathBuf {
-    let sleep = "thread::sleep(self.sleep);";
-    let panic = format!("{sleep} assert!(env::var_os(\"PORT\").is_none());");
-    build_changed("all-panic", sleep, &panic)
+    let panic = format!("{SLEEP} assert!(env::var_os(\"PORT\").is_none());");
+    build_changed("all-panic", SLEEP, &panic)
 }
 
 /// `accept` fails five times in each of these ways. None is worth a word or a
@@ -448,7 +399,7 @@ fn a_client_that_left_before_it_was_accepted_stops_nobody() {
         };
         match accepted {";
     let program = build_changed("flaky", accept, flaky);
-    let server = Server::spawn(Command::new(program).env("SLEEP", "0"));
+    let server = Server::of(program, &[("SLEEP", "0")]);
     assert_eq!(status(&server.url("/")), "200");
     assert_eq!(server.stderr(), server.first_line());
 }
@@ -480,8 +431,7 @@ fn a_server_out_of_file_descriptors_waits_and_recovers() {
     let before = said();
     let _clients = [b""; 60].map(|nothing| server.send(nothing));
     wait_until("the message again", || said() > before);
-    server.signal("TERM");
-    assert_eq!(server.exit_status(), Some(0));
+    server.stop();
 }
 
 /// The pause is a second. A machine that is busy may take one, too, so it has
@@ -494,8 +444,7 @@ fn a_signal_is_heard_in_the_pause_after_an_error() {
         let _clients = [b""; 60].map(|nothing| server.send(nothing));
         wait_until("a message", || server.stderr().contains("cannot accept"));
         let start = Instant::now();
-        server.signal("TERM");
-        assert_eq!(server.exit_status(), Some(0));
+        server.stop();
         start.elapsed() < Duration::from_millis(600)
     };
     assert!((0..5).any(|_| heard()), "it waits for the end of the pause");
@@ -507,46 +456,36 @@ fn a_signal_is_heard_in_the_pause_after_an_error() {
 #[track_caller]
 fn stop(server: &Server, signal: &str) {
     server.signal(signal);
-    wait_until("closed doors", || {
-        TcpStream::connect(("127.0.0.1", server.port)).is_err()
-    });
+    server.closed();
 }
 
 const KEEP: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const MISSING: &[u8] = b"GET /missing HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Three requests on two workers, and two connections without any.
-#[track_caller]
-fn assert_graceful(signal: &str) {
-    let (mut server, open_gate) = gated("2");
-    let idle = server.send(MISSING);
-    let silent = server.send(b"");
-    let clients = [KEEP; 3].map(|request| server.send(request));
-    server.settle();
-    stop(&server, signal);
-    assert!(read_to_close(idle).starts_with("HTTP/1.1 404"));
-    assert_eq!(read_to_close(silent), "");
-    assert_eq!((server.going(), server.done()), (2, 0));
-    open_gate();
-    for client in clients {
-        let answer = read_to_close(client);
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
-        assert!(answer.ends_with("msg to client 127.0.0.1"), "{answer}");
+#[test]
+fn a_signal_lets_accepted_requests_be_answered() {
+    for signal in ["TERM", "INT"] {
+        let (mut server, open_gate) = gated("2");
+        let idle = server.send(MISSING);
+        let silent = server.send(b"");
+        let clients = [KEEP; 3].map(|request| server.send(request));
+        server.settle();
+        stop(&server, signal);
+        assert!(read_to_close(idle).starts_with("HTTP/1.1 404"));
+        assert_eq!(read_to_close(silent), "");
+        assert_eq!((server.going(), server.done()), (2, 0));
+        open_gate();
+        for client in clients {
+            let answer = read_to_close(client);
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+            assert!(answer.ends_with("msg to client 127.0.0.1"), "{answer}");
+        }
+        assert_eq!(server.exit_status(), Some(0));
+        assert_eq!((server.going(), server.done()), (3, 3));
+        assert_eq!(server.stderr(), server.first_line());
     }
-    assert_eq!(server.exit_status(), Some(0));
-    assert_eq!((server.going(), server.done()), (3, 3));
-    assert_eq!(server.stderr(), server.first_line());
-}
-
-#[test]
-fn sigterm_lets_accepted_requests_be_answered() {
-    assert_graceful("TERM");
-}
-
-#[test]
-fn sigint_lets_accepted_requests_be_answered() {
-    assert_graceful("INT");
 }
 
 #[test]
@@ -606,24 +545,19 @@ fn two_signals_for_one_wish_lose_no_accepted_request() {
         server.signal("TERM");
         stop(&server, "INT");
         open_gate();
-        for client in clients {
-            let answer = read_to_close(client);
-            assert!(answer.ends_with("msg to client 127.0.0.1"), "{answer}");
-        }
+        clients.into_iter().for_each(assert_answered);
         assert_eq!(server.exit_status(), Some(0));
     }
 }
 
 /// A page of 20 MB, of which the system takes a few at a time.
 fn large() -> PathBuf {
-    let (small, large) =
-        ("format!(\"msg to client {remote_ip}\")", "\"x\".repeat(20_000_000)");
-    build_changed("large", small, large)
+    build_changed("large", MESSAGE, "\"x\".repeat(20_000_000)")
 }
 
 #[test]
 fn a_client_that_reads_in_time_gets_all_of_a_large_page() {
-    let mut server = Server::spawn(Command::new(large()).env("SLEEP", "0"));
+    let mut server = Server::of(large(), &[("SLEEP", "0")]);
     let mut client = server.send(GET);
     let mut page = vec![0; 1_000_000];
     client.read_exact(&mut page).expect("the beginning");
@@ -660,12 +594,10 @@ fn a_core_may_hold_a_runtime() {
         }
     }
     impl Core {";
-    let mut command =
-        Command::new(build_changed("hidden-runtime", "impl Core {", hidden));
-    let mut server = Server::spawn(command.env("SLEEP", "0"));
+    let program = build_changed("hidden-runtime", "impl Core {", hidden);
+    let mut server = Server::of(program, &[("SLEEP", "0")]);
     assert_eq!(status(&server.url("/")), "200");
-    server.signal("TERM");
-    assert_eq!(server.exit_status(), Some(0));
+    server.stop();
     assert_eq!(server.stderr(), server.first_line());
 }
 
@@ -683,7 +615,7 @@ fn a_client_and_a_shutdown_have_thirty_seconds() {
     let mut bound = Server::start(&settings);
     let clients = [GET; 3].map(|request| bound.send(request));
     bound.settle();
-    let mut deaf = Server::spawn(Command::new(large()).env("SLEEP", "0"));
+    let mut deaf = Server::of(large(), &[("SLEEP", "0")]);
     let mut reads_nothing = deaf.send(GET);
     reads_nothing.read_exact(&mut [0; 100]).expect("the beginning");
     let mut mute = Server::stalled(&all_panic(), "");
