@@ -3,21 +3,14 @@
 //! A *listing* stands below a line that is only a link to lines of a file. A
 //! *diff* of main.rs holds for the console blocks below it, up to the next
 //! heading or diff. After an edit of main.rs,
-//! `RENUMBER=1 cargo test --test chapters` corrects the numbers in both.
+//! `RENUMBER=1 cargo test --test chapters numbers` corrects the numbers in both.
 
 mod common;
 
-use common::chapter::{
-    Change, Numbered, Part, ROOT, TRY, apply, changes, chapters, links, number,
-    parts, prose, read, words,
-};
 use common::engine::Workshop;
-use common::{skip, thorough};
-use std::fs;
-use std::io::{Write, stderr};
-use std::path::Path;
+use common::*;
+use std::io::stderr;
 use std::ptr;
-use std::sync::LazyLock;
 
 static PARTS: LazyLock<Vec<Part>> = LazyLock::new(|| {
     let all = || chapters().iter().flat_map(|p| parts(p)).collect::<Vec<_>>();
@@ -170,14 +163,7 @@ fn wrong_numbers(parts: &[Part]) -> Vec<Numbered> {
 }
 
 #[test]
-fn each_line_of_code_is_in_one_listing() {
-    for file in LISTED {
-        listings(&PARTS, file);
-    }
-}
-
-#[test]
-fn the_line_numbers_of_listings_and_diffs_are_right() {
+fn each_line_of_code_is_in_one_listing_and_all_line_numbers_are_right() {
     let mut wrong = String::new();
     for (path, i, right) in wrong_numbers(&PARTS) {
         wrong += &format!("{path}:{} must be {right}\n", i + 1);
@@ -187,9 +173,11 @@ fn the_line_numbers_of_listings_and_diffs_are_right() {
 
 // ----- console blocks and changes --------------------------------------------
 
-static WORKSHOP: LazyLock<Workshop> = LazyLock::new(|| {
+/// One that does without the network, and one for changes with other crates.
+static WORKSHOPS: LazyLock<[Workshop; 2]> = LazyLock::new(|| {
     // What is shown, libtest prints if the test fails.
-    Workshop::new("tmp", thorough(), |line| eprintln!("{line}"))
+    let show = |line: &str| eprintln!("{line}");
+    [false, true].map(|online| Workshop::new("tmp", online, show))
 });
 
 #[track_caller]
@@ -211,32 +199,40 @@ fn the_console_blocks_are_what_the_commands_print() {
         let below = |it: &Change| it.below.iter().any(|p| ptr::eq(p, part));
         changes.iter().any(below)
     };
+    let (workshop, main) = (&WORKSHOPS[0], read(RUST[0]));
     let mut wrong = Vec::new();
     for part in PARTS.iter().filter(|part| part.kind == "console") {
         if !is_below(part) && !SERVICES.contains(&&*part.path) {
-            let main = read(RUST[0]);
-            let copy =
-                WORKSHOP.copy(&PARTS, [&part.path, "as-it-is", ""], &main);
-            wrong.extend(copy.and_then(|it| WORKSHOP.run(part, &it)));
+            let names = [&part.path, "as-it-is", ""];
+            let copy = workshop.copy(&PARTS, names, &main);
+            wrong.extend(copy.and_then(|it| workshop.run(part, &it)));
         }
     }
     assert_right(&wrong.concat());
 }
 
-#[test]
-fn each_change_builds_and_does_what_its_chapter_says() {
+#[track_caller]
+fn try_out(with_crates: bool) {
     let mut wrong = Vec::new();
-    for change in changes(&PARTS) {
-        if change.adds.is_empty() || thorough() {
-            match WORKSHOP.try_out(&PARTS, &change) {
-                Ok((_, not_so)) => wrong.extend(not_so),
-                Err(why) => wrong.push(why),
-            }
-        } else {
-            skip("SKIP_NOTHING=1: a recipe with other crates");
+    let changes = changes(&PARTS).into_iter();
+    for change in changes.filter(|it| it.adds.is_empty() != with_crates) {
+        match WORKSHOPS[usize::from(with_crates)].try_out(&PARTS, &change) {
+            Ok((_, not_so)) => wrong.extend(not_so),
+            Err(why) => wrong.push(why),
         }
     }
     assert_right(&wrong);
+}
+
+#[test]
+fn each_change_builds_and_does_what_its_chapter_says() {
+    try_out(false);
+}
+
+#[test]
+#[ignore = "takes other crates"]
+fn each_change_with_other_crates_builds_and_does_what_its_chapter_says() {
+    try_out(true);
 }
 
 // ----- links, the last table, marks ------------------------------------------

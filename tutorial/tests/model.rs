@@ -1,15 +1,10 @@
 //! The executor's section of main.rs under a model checker: model/main.rs is
-//! what is checked and how. `SKIP_NOTHING=1 cargo test --test model --
-//! --nocapture` shows what it prints.
+//! what is checked and how. `cargo test --test model -- --ignored --nocapture`
+//! shows what it prints.
 
 mod common;
 
-use common::chapter::{read, the_executor};
-use std::borrow::Cow;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use common::*;
 
 const CARGO_TOML: &str = r#"
 [package]
@@ -83,68 +78,45 @@ const FAULTS: [[&str; 4]; 9] = [
     ],
 ];
 
-/// Builds the model with the section as it is, and with each fault in it.
-/// Returns the folder of the programs.
-fn programs() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model");
-        let programs = folder.join("src/bin");
-        // It may have programs that are no more.
-        fs::remove_dir_all(&programs).ok();
-        fs::create_dir_all(&programs).expect("a folder");
-        let write = |file: &str, text: String| {
-            fs::write(folder.join(file), text).expect("a file");
-        };
-        // With the project's own versions, of tokio above all.
-        let name = ["threaded-tokio", "threaded-tokio-model"];
-        write("Cargo.lock", read("Cargo.lock").replace(name[0], name[1]));
-        write("Cargo.toml", CARGO_TOML.to_owned());
-        let model = read("tutorial/tests/model/main.rs");
-        let section = the_executor();
-        write("src/bin/no_fault.rs", format!("{model}\n{section}"));
-        for [name, old, new, _] in FAULTS {
-            assert_eq!(section.matches(old).count(), 1, "{old:?} stands once");
-            let faulty = section.replace(old, new);
-            write(&format!("src/bin/{name}.rs"), format!("{model}\n{faulty}"));
-        }
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--release", "--target-dir", "target"]);
-        let build = output(cargo.current_dir(&folder));
-        let said = text(&build.stderr);
-        assert!(build.status.success(), "{said}");
-        assert!(!said.contains("(bin \"no_fault\")"), "a warning: {said}");
-        folder.join("target/release")
-    })
-}
-
-fn output(command: &mut Command) -> Output {
-    command.env_remove("RUST_BACKTRACE");
-    common::output(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
-}
-
-fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
-}
-
-fn is_skipped() -> bool {
-    if !common::thorough() {
-        common::skip("SKIP_NOTHING=1: a model checker, and a minute for it");
+/// The folder of the programs: the model with the section as it is, and with
+/// each fault in it.
+static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(TMP).join("model");
+    let programs = folder.join("src/bin");
+    // It may have programs that are no more.
+    fs::remove_dir_all(&programs).ok();
+    fs::create_dir_all(&programs).expect("a folder");
+    let write = |file: &str, text: String| {
+        fs::write(folder.join(file), text).expect("a file");
+    };
+    // With the project's own versions, of tokio above all.
+    let name = ["threaded-tokio", "threaded-tokio-model"];
+    write("Cargo.lock", read("Cargo.lock").replace(name[0], name[1]));
+    write("Cargo.toml", CARGO_TOML.to_owned());
+    let model = read("tutorial/tests/model/main.rs");
+    let section = the_executor();
+    write("src/bin/no_fault.rs", format!("{model}\n{section}"));
+    for [name, old, new, _] in FAULTS {
+        let faulty = replaced(&section, old, new);
+        write(&format!("src/bin/{name}.rs"), format!("{model}\n{faulty}"));
     }
-    !common::thorough()
-}
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--target-dir", "target"]);
+    let (status, _, said) = output(cargo.current_dir(&folder));
+    assert_eq!(status, Some(0), "{said}");
+    assert!(!said.contains("(bin \"no_fault\")"), "a warning: {said}");
+    folder.join("target/release")
+});
 
 #[test]
+#[ignore = "takes a model checker, and a minute"]
 fn the_executor_holds_in_every_order_of_events() {
-    if is_skipped() {
-        return;
-    }
     // Not `output`: on a busy machine this may take more than three minutes.
-    let output = Command::new(programs().join("no_fault")).output();
+    let output = Command::new(PROGRAMS.join("no_fault")).output();
     let output = output.expect("it runs");
-    let said = text(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(output.status.success(), "{output:?}");
     let count = |line: &str| -> Option<usize> {
         line.strip_suffix(" schedules")?.rsplit(' ').next()?.parse().ok()
     };
@@ -153,14 +125,12 @@ fn the_executor_holds_in_every_order_of_events() {
 }
 
 #[test]
+#[ignore = "takes a model checker"]
 fn a_fault_in_the_executor_is_found() {
-    if is_skipped() {
-        return;
-    }
     for [name, _, _, answer] in FAULTS {
-        let output = output(&mut Command::new(programs().join(name)));
-        let said = text(&output.stderr);
-        let is_found = !output.status.success() && said.contains(answer);
+        let mut program = Command::new(PROGRAMS.join(name));
+        let (status, _, said) = output(program.env_remove("RUST_BACKTRACE"));
+        let is_found = status != Some(0) && said.contains(answer);
         assert!(is_found, "{name}: not {answer:?}, but {said:?}");
     }
 }

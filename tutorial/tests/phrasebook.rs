@@ -5,61 +5,45 @@
 
 mod common;
 
-use common::ROOT;
-use common::chapter::{prose, read};
-use common::engine::{make, target};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use common::*;
 
-/// The Python with Tornado: the one in `PHRASEBOOK_PYTHON`, or `python3`.
-fn python() -> Option<PathBuf> {
-    let named = std::env::var_os("PHRASEBOOK_PYTHON").map(PathBuf::from);
-    let python = named.or_else(|| common::find("python3"))?;
-    let mut import = Command::new(&python);
-    let there = import.args(["-c", "import tornado"]).output();
-    if there.is_ok_and(|there| there.status.success()) {
-        return Some(python);
-    }
-    common::skip("Tornado: set PHRASEBOOK_PYTHON to a Python that has it");
-    None
+/// A call of the Python half. `PHRASEBOOK_PYTHON` may name the Python that has
+/// Tornado.
+fn python(arguments: &[&str]) -> Command {
+    let named = std::env::var_os("PHRASEBOOK_PYTHON");
+    let mut python = Command::new(named.unwrap_or("python3".into()));
+    python.args(["-B", "-W", "error", "tutorial/phrasebook.py"]);
+    python.args(arguments).current_dir(ROOT);
+    python
 }
 
-fn run_python(python: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(python);
-    command.args(["-B", "-W", "error", "tutorial/phrasebook.py"]);
-    run(command.args(arguments))
+/// A call of the Rust half, or of another program that cargo finds in a folder.
+fn rust(folder: &Path, options: &[&str], arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["run", "--offline", "--color", "never"]).args(options);
+    cargo.arg("--target-dir").arg(target()).arg("--").args(arguments);
+    cargo.current_dir(folder).env_remove("RUST_BACKTRACE");
+    cargo
 }
 
-fn run_rust(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--offline", "--example", "phrasebook"]);
-    run(command.arg("--target-dir").arg(target()).arg("--").args(arguments))
-}
-
-fn run(command: &mut Command) -> Output {
-    let command = command.current_dir(ROOT).env_remove("RUST_BACKTRACE");
-    common::output(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+fn own_rust(arguments: &[&str]) -> Command {
+    let options = ["--quiet", "--example", "phrasebook"];
+    rust(ROOT.as_ref(), &options, arguments)
 }
 
 /// What a half prints, if nothing goes wrong.
 #[track_caller]
-fn printed(output: &Output) -> String {
-    let (said, complained) = (text(&output.stdout), text(&output.stderr));
-    let good = output.status.success() && complained.is_empty();
-    assert!(good, "{}\n{said}\n{complained}", output.status);
+fn said(command: &mut Command) -> String {
+    let (status, said, complained) = output(command);
+    assert_eq!((status, complained.as_str()), (Some(0), ""), "{said}");
     said
 }
 
 /// The names that a half lists when it is asked for a phrase it has not got.
 #[track_caller]
-fn names(output: &Output) -> Vec<String> {
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+fn names(command: &mut Command) -> Vec<String> {
+    let (status, _, said) = output(command);
+    assert_eq!((status, said.lines().count()), (Some(2), 1), "{said}");
     let (what, names) = said.split_once("; there are: ").expect("a list");
     assert_eq!(what, "no phrase 'joyn'");
     names.trim().split(", ").map(str::to_owned).collect()
@@ -110,83 +94,74 @@ fn assert_in_order(known: &[String], printed: &str) {
     assert_eq!(all, printed);
 }
 
-/// What a chapter says of a phrase.
-struct Section {
-    phrase: String,
-    path: String,
-    /// The blocks below its heading: what its first line says, and the rest.
-    blocks: Vec<[String; 2]>,
-}
-
-/// The sections of the chapters, in order. Their headings end with the phrase.
-fn sections() -> Vec<Section> {
-    let summary = read("tutorial/SUMMARY.md");
-    let part = summary.split("\n# ").find(|it| it.starts_with("More corout"));
-    let links = part.expect("a part of the book").split("](").skip(1);
-    let paths = links.filter_map(|link| Some(link.split_once(')')?.0));
-    let mut sections = Vec::new();
-    for path in paths.map(|file| format!("tutorial/{file}")) {
-        for section in read(&path).split("\n## ").skip(1) {
-            let (heading, body) = section.split_once('\n').expect("a body");
-            let Some(phrase) = heading.strip_suffix('`') else { continue };
-            let phrase = phrase.rsplit('`').next().expect(heading).to_owned();
-            let blocks = body.split("```").skip(1).step_by(2);
-            let blocks = blocks.filter_map(|block| block.split_once('\n'));
-            let blocks = blocks.map(|(kind, text)| [kind, text]);
-            let blocks = blocks.map(|it| it.map(str::to_owned)).collect();
-            sections.push(Section { phrase, path: path.clone(), blocks });
+/// What the chapters say of each phrase, in order: below a heading that ends
+/// with its name, the blocks.
+fn sections() -> Vec<(String, Vec<Part>)> {
+    let mut sections = Vec::<(String, Vec<Part>)>::new();
+    let mut is_phrase = false;
+    let chapters = chapters_of("More coroutines");
+    for part in chapters.iter().flat_map(|path| parts(path)) {
+        if let Some(heading) = part.heading() {
+            let phrase = heading.strip_suffix('`');
+            is_phrase = phrase.is_some();
+            let phrase = phrase.and_then(|it| it.rsplit('`').next());
+            sections.extend(phrase.map(|it| (it.to_owned(), Vec::new())));
+        } else if part.kind != "prose" && is_phrase {
+            sections.last_mut().expect("its heading").1.push(part);
         }
     }
     sections
 }
 
-#[test]
-fn both_halves_print_the_same_and_it_is_what_the_chapters_say() {
-    let known = names(&run_rust(&["join", "joyn"]));
-    let rust = printed(&run_rust(&[]));
-    assert_in_order(&known, &rust);
+/// What the chapters say that a phrase prints.
+fn told((phrase, blocks): &(String, Vec<Part>)) -> String {
+    let start = format!("{phrase}: ");
+    let told = blocks.iter().find(|it| it.lines[0].starts_with(&start));
+    told.unwrap_or_else(|| panic!("no {start}")).text()
+}
 
-    let python = python();
-    let both = python.as_ref().map(|python| {
-        assert_eq!(names(&run_python(python, &["join", "joyn"])), known);
-        let left = printed(&run_python(python, &[]));
-        assert_in_order(&known, &left);
-        assert_eq!(printed(&run_python(python, &["join"])), of("join", &left));
-        compare(&left, &rust).unwrap_or_else(|why| panic!("\n{why}"))
-    });
-    let sections = sections();
-    for Section { phrase, path, blocks } in &sections {
-        let start = format!("{phrase}: ");
-        let told = blocks.iter().find(|[_, text]| text.starts_with(&start));
-        let [_, told] = told.unwrap_or_else(|| panic!("{path}: no {start}"));
-        let rusts = told.lines().filter(|it| !it.contains(", python: "));
-        let rusts: String = rusts.flat_map(|line| [line, "\n"]).collect();
-        assert_eq!(rusts, of(phrase, &rust), "{path}: told | printed");
-        if let Some(both) = &both {
-            assert_eq!(*told, of(phrase, both), "{path}: told | printed");
-        }
+#[test]
+fn the_rust_half_prints_what_the_chapters_say() {
+    let known = names(&mut own_rust(&["join", "joyn"]));
+    let all = said(&mut own_rust(&[]));
+    assert_in_order(&known, &all);
+    for section in sections() {
+        let (told, phrase) = (told(&section), &section.0);
+        let own = told.lines().filter(|it| !it.contains(", python: "));
+        let own: String = own.flat_map(|line| [line, "\n"]).collect();
+        assert_eq!(own, of(phrase, &all), "told | printed");
+        assert_eq!(said(&mut own_rust(&[phrase])), of(phrase, &all));
     }
-    let told: Vec<_> = sections.iter().map(|it| &it.phrase).collect();
-    assert_eq!(told, known.iter().collect::<Vec<_>>(), "told | there");
+    let told: Vec<_> = sections().into_iter().map(|it| it.0).collect();
+    assert_eq!(told, known, "told | there");
+}
+
+#[test]
+#[ignore = "takes Tornado"]
+fn both_halves_print_the_same_and_it_is_what_the_chapters_say() {
+    let known = names(&mut python(&["join", "joyn"]));
+    let [left, rust] = [python(&[]), own_rust(&[])].map(|mut it| said(&mut it));
+    assert_in_order(&known, &left);
+    assert_eq!(said(&mut python(&["join"])), of("join", &left));
+    let both = compare(&left, &rust).unwrap_or_else(|why| panic!("\n{why}"));
+    for section in sections() {
+        let (told, both) = (told(&section), of(&section.0, &both));
+        assert_eq!(told, both, "told | printed");
+    }
 }
 
 #[test]
 fn each_phrase_is_a_function_of_its_name_found_from_the_table() {
-    let known = names(&run_rust(&["joyn"]));
-    let all = printed(&run_rust(&[]));
     let sections = sections();
-    let links: Vec<_> = prose(&sections[0].path).collect();
+    let links: Vec<_> = prose(&sections[0].1[0].path).collect();
     let links = links.join("\n");
-    for (Section { phrase, path, blocks }, name) in sections.iter().zip(&known)
-    {
-        assert_eq!(phrase, name, "{path}: told | there");
-        assert_eq!(printed(&run_rust(&[name])), of(name, &all));
-        for [kind, start] in [["python", "async def "], ["rust", "async fn "]] {
-            let start = format!("\n{start}{name}(");
-            let is_its = |[own, text]: &&[String; 2]| {
-                own == kind && format!("\n{text}").contains(&start)
-            };
-            assert!(blocks.iter().any(|it| is_its(&it)), "{path}: no{start}");
+    for (name, blocks) in &sections {
+        for (kind, start) in [("python", "async def "), ("rust", "async fn ")] {
+            let start = format!("{start}{name}(");
+            let begins = |line: &String| line.starts_with(&start);
+            let is_its =
+                |it: &Part| it.kind == kind && it.lines.iter().any(begins);
+            assert!(blocks.iter().any(is_its), "no {start}");
         }
         let linked = links.contains(&format!("-{name})"));
         assert!(linked, "the first table has no link to {name}");
@@ -197,32 +172,27 @@ fn each_phrase_is_a_function_of_its_name_found_from_the_table() {
 /// what the compiler says then, or what the phrase prints.
 #[test]
 fn the_changed_functions_do_what_the_chapters_say() {
-    let rust = read("tutorial/phrasebook.rs");
+    let text = read("tutorial/phrasebook.rs");
     let mut count = 0;
-    for Section { phrase, path, blocks } in sections() {
+    for (phrase, blocks) in sections() {
         for pair in blocks.windows(2) {
-            let [[kind, sketch], [_, told]] = pair else { continue };
-            if kind != "rust,ignore" {
+            if pair[0].kind != "rust,ignore" {
                 continue;
             }
             count += 1;
-            let (head, _) = sketch.split_once('\n').expect("a function");
-            let (before, rest) = rust.split_once(head).expect(head);
+            let head = &pair[0].lines[0];
+            let (before, rest) = text.split_once(head).expect(head);
             let (_, after) = rest.split_once("\n}\n").expect("its end");
-            let text = format!("{before}{sketch}{after}");
-            let folder =
-                make(&target().join("tmp"), &format!("phrase-{phrase}"), &text);
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["run", "--offline", "--color", "never"]);
-            cargo.arg("--target-dir").arg(target());
-            cargo.arg("--manifest-path").arg(folder.join("Cargo.toml"));
-            let output = run(cargo.args(["--", &phrase]));
-            let (said, printed) = (output.stderr, output.stdout);
-            let all = self::text(&[said, printed].concat());
+            let changed = [before, &pair[0].text(), after].concat();
+            let name = format!("phrase-{phrase}");
+            let folder = make(&target().join("tmp"), &name, &changed);
+            let (_, printed, said) =
+                output(&mut rust(&folder, &[], &[&phrase]));
+            let all = said + &printed;
             let mut lines = all.lines();
-            for line in told.lines().filter(|line| *line != "...") {
+            for line in pair[1].lines.iter().filter(|line| *line != "...") {
                 let is_there = lines.any(|own| own == line);
-                assert!(is_there, "{path}: {phrase}: no\n{line}\nin\n{all}");
+                assert!(is_there, "{phrase}: no\n{line}\nin\n{all}");
             }
         }
     }

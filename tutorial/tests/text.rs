@@ -2,10 +2,7 @@
 
 mod common;
 
-use common::chapter::{links, parts, read, the_executor};
-use common::{ROOT, Server, build, fetch, scratch};
-use std::fs;
-use std::process::Command;
+use common::*;
 
 /// The first block of that kind in a text.
 fn block(path: &str, kind: &str) -> Vec<String> {
@@ -21,17 +18,6 @@ fn table(path: &str, command: &str) -> Vec<String> {
     let block = parts(path).into_iter().map(|part| part.lines).find(is_it);
     let lines = block.expect(&command);
     lines.split(String::is_empty).skip(1).collect::<Vec<_>>().concat()
-}
-
-/// What a Python program prints, or `None` if there is no Python here.
-fn python(program: &str, input: &str) -> Option<String> {
-    let mut python = Command::new(common::find("python3")?);
-    let file = scratch("stdin");
-    fs::write(&file, input).expect("a file");
-    python.arg("-B").args(program.split(' ')).current_dir(ROOT);
-    let output = python.stdin(fs::File::open(file).expect("a file")).output();
-    let printed = output.expect("it runs").stdout;
-    Some(String::from_utf8(printed).expect("UTF-8"))
 }
 
 #[test]
@@ -66,11 +52,9 @@ fn each_chapter_that_main_rs_names_is_there() {
 /// to listings, pictures, or the tables of the last chapter, for looking up.
 #[test]
 fn the_translation_is_no_longer_than_it_says() {
-    let summary = read("tutorial/SUMMARY.md");
-    let part = summary.split("\n# ").find(|it| it.starts_with("The trans"));
     let (mut words, mut lines) = (0, 0);
-    for (_, file) in links(part.expect("part 1")) {
-        for part in parts(&format!("tutorial/{file}")) {
+    for file in chapters_of("The translation") {
+        for part in parts(&file) {
             if part.kind != "prose" {
                 lines += part.lines.len();
                 continue;
@@ -103,8 +87,8 @@ fn the_readmes_skeleton_is_code_of_main_rs() {
 fn main_rs_pasted_into_a_fresh_crate_builds_without_a_warning_and_serves() {
     let dependencies = block("README.md", "toml").join("\n");
     assert!(read("Cargo.toml").contains(&dependencies), "{dependencies}");
-    let mut command = Command::new(build("pasted", &read("src/main.rs")));
-    let server = Server::spawn(command.env("SLEEP", "0"));
+    let program = build("pasted", &read("src/main.rs"));
+    let server = Server::of(program, &[("SLEEP", "0")]);
     assert_eq!(fetch(&[&server.url("/")]), "msg to client 127.0.0.1");
 }
 
@@ -113,21 +97,20 @@ fn main_rs_pasted_into_a_fresh_crate_builds_without_a_warning_and_serves() {
 fn the_executor_alone_works_as_the_chapter_says() {
     let usage = block("tutorial/16-make-it-yours.md", "rust,ignore").join("\n");
     let program = format!("{usage}\n{}", the_executor());
-    let output = Command::new(build("alone", &program)).output();
-    let output = output.expect("it runs").stdout;
-    assert_eq!(String::from_utf8_lossy(&output), "Ok(3628800)\n");
+    let said = printed(&mut Command::new(build("alone", &program)));
+    assert_eq!(said, "Ok(3628800)\n");
 }
 
 #[test]
+#[ignore = "takes Python"]
 fn what_was_measured_has_the_rows_that_the_script_prints() {
     for (path, command, columns) in [
         ("tutorial/17-the-rivals.md", "tutorial/measure rivals", 6),
         ("tutorial/18-measure-it.md", "tutorial/measure", 4),
     ] {
         let table = table(path, command);
-        let Some(rows) = python(&format!("{command} --rows"), "") else {
-            return;
-        };
+        let rows = format!("python3 -B {command} --rows");
+        let rows = printed(bash(&rows).current_dir(ROOT));
         for (line, row) in table.iter().zip(rows.lines()) {
             assert!(line.starts_with(row), "{path}: {line}\nis no row {row}");
             let cells = line.trim().split("  ").filter(|cell| !cell.is_empty());
@@ -143,11 +126,13 @@ fn what_was_measured_has_the_rows_that_the_script_prints() {
 }
 
 #[test]
+#[ignore = "takes Python"]
 fn the_picture_of_what_was_measured_shows_the_figures_of_the_table() {
     let table = table("tutorial/18-measure-it.md", "tutorial/measure");
-    let program = "tutorial/img/draw_measured.py";
-    if let Some(drawn) = python(program, &table.join("\n")) {
-        let is_same = drawn == read("tutorial/img/measured.svg");
-        assert!(is_same, "`tutorial/measure --write` draws it");
-    }
+    let file = scratch("table");
+    fs::write(&file, table.join("\n")).expect("a file");
+    let draw = format!("python3 -B tutorial/img/draw_measured.py <{file:?}");
+    let drawn = printed(bash(&draw).current_dir(ROOT));
+    let is_same = drawn == read("tutorial/img/measured.svg");
+    assert!(is_same, "`tutorial/measure --write` draws it");
 }

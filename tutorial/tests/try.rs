@@ -3,19 +3,12 @@
 
 mod common;
 
-use common::chapter::read;
-use common::engine::target;
 use common::terminal::Terminal;
-use common::{ROOT, output, scratch, wait_until};
-use std::fs::{self, Permissions};
-use std::net::TcpStream;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
-use std::process::Command;
+use common::*;
 
 /// A call of it: by a link, from another folder, with a CDPATH that misleads.
 fn tutorial_try(arguments: &[&str]) -> Command {
-    let folder = scratch("elsewhere");
+    let folder = folder("elsewhere");
     fs::create_dir_all(folder.join("tests")).expect("a folder");
     let program = format!("{ROOT}/tutorial/try");
     symlink(program, folder.join("tests/try")).expect("a link");
@@ -25,17 +18,9 @@ fn tutorial_try(arguments: &[&str]) -> Command {
     command
 }
 
-/// Its exit status, and what it printed to stdout and to stderr.
-#[track_caller]
-fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    let output = output(command);
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
 /// The number of the change that is listed by this title.
 fn number(title: &str) -> String {
-    let (_, listed, _) = run(&mut tutorial_try(&[]));
+    let (_, listed, _) = output(&mut tutorial_try(&[]));
     let line = listed.lines().find(|line| line.ends_with(title)).expect(title);
     line.split_whitespace().next().expect("a number").to_owned()
 }
@@ -44,31 +29,19 @@ fn number(title: &str) -> String {
 fn files() -> String {
     let find = "find . '(' -name target -o -name .git ')' -prune -o -type f \
                 -exec cksum {} + | sort";
-    let mut sh = Command::new("sh");
-    run(sh.args(["-c", find]).current_dir(ROOT)).1
-}
-
-/// A PATH on which a script comes first in place of a tool.
-fn path_with(tool: &str, script: &str) -> String {
-    let folder = scratch("path");
-    fs::create_dir_all(&folder).expect("a folder");
-    let file = folder.join(tool);
-    fs::write(&file, format!("#!/bin/sh\n{script}\n")).expect("a script");
-    fs::set_permissions(file, Permissions::from_mode(0o755)).expect("ours");
-    let path = std::env::var("PATH").expect("PATH is set");
-    format!("{}:{path}", folder.display())
+    printed(bash(find).current_dir(ROOT))
 }
 
 #[test]
 fn a_wrong_call_is_refused_in_a_line() {
     // The first call of all says that it builds.
-    run(&mut tutorial_try(&["--help"]));
+    output(&mut tutorial_try(&["--help"]));
     for (arguments, named) in [
         (&["0.1"][..], "0.1"),
         (&["2.1", "--off"], "--off"),
         (&["2.1", "2.2"], "2.2"),
     ] {
-        let (status, said, errors) = run(&mut tutorial_try(arguments));
+        let (status, said, errors) = output(&mut tutorial_try(arguments));
         assert_eq!((status, said.as_str()), (Some(2), ""), "{errors}");
         assert!(errors.contains(named) && errors.lines().count() == 1);
     }
@@ -79,14 +52,14 @@ fn in_a_pipe_it_runs_and_says_whether_it_was_so_and_no_file_changes() {
     let number = number("What does a client get whose core panics?");
     let before = files();
     let mut command = tutorial_try(&[&number]);
-    let (status, said, errors) = run(&mut command);
+    let (status, said, errors) = output(&mut command);
     assert_eq!((status, errors.as_str()), (Some(0), ""), "{said}");
     let heard = said.find("this client brings bad luck\n").expect(&said);
     assert!(heard < said.find("That client gets a 500").expect(&said));
     assert!(said.contains("It was so"), "{said}");
 
     let lies = path_with("curl", "echo fine");
-    let (status, said, _) = run(command.env("PATH", lies));
+    let (status, said, _) = output(command.env("PATH", lies));
     assert_eq!(status, Some(1), "{said}");
     let why = "It was not so:\ntutorial/03-core.md:";
     assert!(said.contains(why), "{said}");
@@ -97,7 +70,7 @@ fn in_a_pipe_it_runs_and_says_whether_it_was_so_and_no_file_changes() {
 #[test]
 fn it_prints_a_diff_to_apply_and_keeps_a_copy_that_it_does_not_touch_again() {
     let number = number("Forget the `.await`");
-    let (status, diff, _) = run(&mut tutorial_try(&[&number, "--diff"]));
+    let (status, diff, _) = output(&mut tutorial_try(&[&number, "--diff"]));
     let chapter = read("tutorial/02-the-skeleton.md");
     assert!(status == Some(0) && chapter.contains(&format!("\n{diff}```\n")));
 
@@ -105,7 +78,7 @@ fn it_prints_a_diff_to_apply_and_keeps_a_copy_that_it_does_not_touch_again() {
     let mut keep = tutorial_try(&[&number, "--keep"]);
     let is_readers = kept.exists();
     if !is_readers {
-        let (status, said, _) = run(&mut keep);
+        let (status, said, _) = output(&mut keep);
         let folder = said.rsplit("\n  cd ").next().expect("a folder");
         let main =
             folder.lines().next().expect("a line").to_owned() + "/src/main.rs";
@@ -114,7 +87,7 @@ fn it_prints_a_diff_to_apply_and_keeps_a_copy_that_it_does_not_touch_again() {
         let changed = fs::read_to_string(main).expect("a copy");
         assert!(changed.contains("submit(move || core.get(remote_ip));"));
     }
-    let (status, _, errors) = run(&mut keep);
+    let (status, _, errors) = output(&mut keep);
     let is_there = format!("{} is there: ", kept.display());
     assert!(status == Some(2) && errors.contains(&is_there), "{errors}");
     if !is_readers {
@@ -164,11 +137,9 @@ fn ctrl_c_leaves_nothing_behind_at_the_question_in_a_build_and_in_a_run() {
     command.env("PATH", path_with("cargo", &script));
     ctrl_c(&command, "\r", |_| read_pid().ends_with('\n'));
     // Dead, even if nobody has buried it yet.
-    let ps = || {
-        run(Command::new("ps").args(["-o", "stat=", "-p", read_pid().trim()]))
-    };
+    let mut ps = bash(&format!("ps -o stat= -p {} || true", read_pid().trim()));
     wait_until("the build to end", || {
-        ps().1.trim_start_matches('Z').trim() == ""
+        printed(&mut ps).trim_start_matches('Z').trim() == ""
     });
     assert!(before == files(), "a file is not as it was");
 }

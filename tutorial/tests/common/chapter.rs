@@ -124,6 +124,15 @@ pub fn chapters() -> Vec<String> {
     links.map(|(_, target)| format!("tutorial/{target}")).collect()
 }
 
+/// The same for one part of the book, by the first words of its title.
+pub fn chapters_of(title: &str) -> Vec<String> {
+    let summary = read("tutorial/SUMMARY.md");
+    let mut parts = summary.split("\n# ");
+    let part = parts.find(|it| it.starts_with(title)).expect(title);
+    let links = links(part).into_iter();
+    links.map(|(_, target)| format!("tutorial/{target}")).collect()
+}
+
 // ----- diffs -----------------------------------------------------------------
 
 /// A line with the right numbers: its file, its index, and how it must read.

@@ -348,14 +348,14 @@ impl Step {
     /// What differs first. In what is told, `...` stands for any lines. What
     /// threads print may come in another order, and what cargo says may stand
     /// between other lines. Compilers word it differently, so of that, only the
-    /// first words of errors and warnings must be so, but where nothing may be
-    /// skipped: there the compilers are known.
+    /// first words of errors and warnings must be so, but where KNOWN_RUST is
+    /// set: the compilers of .ci/run say all of it so.
     fn wrong(&self, printed: &str) -> Option<String> {
         let Self { at, command, told } = self;
         let sorted = command.ends_with("./run.sh") || command.ends_with(" &");
         let is_part = told.lines().any(|line| line == "...");
         let gaps = is_build(command) && !told.is_empty() || sorted && is_part;
-        let is_known = std::env::var_os("SKIP_NOTHING").is_some();
+        let is_known = std::env::var_os("KNOWN_RUST").is_some();
         let first_words = |line: String| {
             let is_first =
                 ["error", "warning"].iter().any(|it| line.starts_with(it));
