@@ -1,15 +1,11 @@
 //! A terminal for a test: a command runs on it as it would in a window, and
 //! the test sees what it prints and presses its keys.
 
-use super::LONG;
+use super::*;
 use pty_process::Size;
 use pty_process::blocking::{Pty, open};
-use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::process::{Child, Command};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 /// A window with a shell that runs one command. Closed when the test ends.
 pub struct Terminal {
@@ -72,20 +68,12 @@ impl Terminal {
         self.read().split('\0').next().expect("there is one").to_owned()
     }
 
-    /// The last of it, for messages.
-    fn last(&self) -> String {
-        let printed = self.printed();
-        let last = printed.char_indices().rev().nth(999);
-        printed[last.map_or(0, |(start, _)| start)..].to_owned()
-    }
-
     /// Waits until a condition holds for what has been printed so far.
     #[track_caller]
     pub fn wait_until(&self, what: &str, condition: impl Fn(&str) -> bool) {
         let start = Instant::now();
-        while !condition(&self.printed()) {
-            let late = start.elapsed() > LONG;
-            assert!(!late, "no {what} in the end: {:?}", self.last());
+        while !condition(&self.read()) {
+            assert!(start.elapsed() < LONG, "no {what}: {:?}", self.read());
             sleep(Duration::from_millis(5));
         }
     }
@@ -103,17 +91,10 @@ impl Terminal {
     /// signal has ended it.
     #[track_caller]
     pub fn exit_status(&self) -> i32 {
-        let start = Instant::now();
-        loop {
-            if let [_, status, _] =
-                self.read().split('\0').collect::<Vec<_>>()[..]
-            {
-                return status.parse().expect("a number");
-            }
-            let late = start.elapsed() > LONG;
-            assert!(!late, "no end after {:?}", self.last());
-            sleep(Duration::from_millis(5));
-        }
+        self.wait_until("end", |it| it.matches('\0').count() == 2);
+        let read = self.read();
+        let status = read.split('\0').nth(1).expect("between two signs");
+        status.parse().expect("a number")
     }
 
     /// Whether the terminal is as a shell expects it: it shows what is typed,
