@@ -67,13 +67,13 @@ fn consoles(chapter: &str) -> impl Iterator<Item = Part> {
     parts(chapter).into_iter().filter(|part| part.kind == "console")
 }
 
-/// Runs the commands of a block with these settings, and compares.
+/// Runs the commands of a block, and compares.
 #[track_caller]
-fn compare(console: &Part, folder: &Path, settings: &[(&'static str, String)]) {
+fn compare(console: &Part, folder: &Path, database: Option<String>) {
     let mut workshop = WORKSHOP.clone();
-    workshop.settings.extend_from_slice(settings);
+    workshop.settings.push(("DATABASE_URL", database));
     // As `built` has it: what the compiler warns of would be printed, too.
-    workshop.settings.push(("RUSTC_WORKSPACE_WRAPPER", String::new()));
+    workshop.settings.push(("RUSTC_WORKSPACE_WRAPPER", None));
     let wrong = workshop.run(console, folder).unwrap_or_else(|why| vec![why]);
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
@@ -87,7 +87,7 @@ fn what_the_chapter_on_a_service_shows_is_what_its_crates_print() {
         let is_axum = axum.iter().any(|it| it.start == console.start);
         let folder = if is_axum { &*AXUM } else { &*ONE };
         fs::remove_file(folder.join("notes.db")).ok();
-        compare(&console, folder, &[]);
+        compare(&console, folder, None);
     }
 }
 
@@ -481,7 +481,7 @@ fn what_the_chapter_on_jobs_shows_is_what_its_crate_prints() {
     assert_eq!(url, format!("export DATABASE_URL={}\n", database.url()));
     assert!(consoles(JOBS).count() > 0);
     for console in consoles(JOBS) {
-        compare(&console, &TWO, &[("DATABASE_URL", database.url())]);
+        compare(&console, &TWO, Some(database.url()));
     }
 }
 

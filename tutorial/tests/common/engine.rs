@@ -146,8 +146,8 @@ pub struct Workshop {
     online: bool,
     /// Gets each line that is printed, as soon as it is.
     show: fn(&str),
-    /// What its commands find in their environment.
-    pub settings: Vec<(&'static str, String)>,
+    /// What its commands find in their environment, or must not find there.
+    pub settings: Vec<(&'static str, Option<String>)>,
 }
 
 impl Workshop {
@@ -194,8 +194,13 @@ impl Workshop {
             .env("CARGO_NET_OFFLINE", (!self.online).to_string())
             .env("CARGO_TARGET_DIR", target())
             .env("CURL_HOME", &self.place)
-            .env("TMPDIR", temporary())
-            .envs(self.settings.iter().cloned());
+            .env("TMPDIR", temporary());
+        for (name, value) in &self.settings {
+            match value {
+                Some(value) => bash.env(name, value),
+                None => bash.env_remove(name),
+            };
+        }
         bash.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped());
         Running::start(bash.process_group(0), show)
     }
@@ -382,10 +387,12 @@ impl Step {
             words.collect::<Vec<_>>().join(" ")
         };
         let shapes = |text: &str| {
-            let is_build = is_build(command);
-            let lines = text.lines().map(|line| {
-                let line = shape(line, is_build);
-                if is_known || !is_build { line } else { first_words(line) }
+            let lines = text.lines().map(shape).map(|line| {
+                match (is_build(command), is_known) {
+                    (false, _) => line,
+                    (_, false) => first_words(line),
+                    (_, true) => without_places(&line),
+                }
             });
             let mut lines: Vec<_> = lines.filter(|it| !it.is_empty()).collect();
             if sorted {
@@ -420,9 +427,18 @@ impl Step {
     }
 }
 
-/// A line without what differs from run to run: times, and which request. What
-/// a compiler says is left without its numbers of lines, too.
-fn shape(line: &str, is_build: bool) -> String {
+/// What a compiler says, but for its places: those in main.rs change with it.
+fn without_places(line: &str) -> String {
+    let words = line.split(' ').map(|word| {
+        let is_place = word.contains(':') && !word.starts_with("error[");
+        let not_it = |c: &char| !(is_place && c.is_ascii_digit());
+        word.chars().filter(not_it).collect::<String>()
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// A line without what differs from run to run: times, and which request.
+pub fn shape(line: &str) -> String {
     if line.starts_with("date: ") {
         return "date: D".to_owned();
     }
@@ -431,23 +447,14 @@ fn shape(line: &str, is_build: bool) -> String {
         words.len() > 3 && words[1].trim_matches(['.', '#', 'x']).is_empty();
     let shapes = words.iter().enumerate().map(|(i, word)| {
         let count = |sign| word.matches(sign).count();
-        let is_digit = |c: char| c.is_ascii_digit();
         match i {
             0 if is_bar => "N".to_owned(),
             1 if is_bar && count('x') > 0 => "x".to_owned(),
             // A request that is sent late seems to wait for some columns.
             1 if is_bar && 2 * count('.') > count('#') => ".#".to_owned(),
             1 if is_bar => "#".to_owned(),
-            _ if word.chars().all(is_digit) => (*word).to_owned(),
-            _ if is_build && !word.starts_with("error[") => {
-                let mut shape = word.replace(is_digit, "N");
-                while shape.contains("NN") {
-                    shape = shape.replace("NN", "N");
-                }
-                shape
-            }
             _ => {
-                let time = word.trim_end_matches(|c| !is_digit(c));
+                let time = word.trim_end_matches(|c: char| !c.is_ascii_digit());
                 let is_time = time.contains('.') && time.parse::<f64>().is_ok();
                 if is_time { word.replace(time, "N") } else { (*word).into() }
             }

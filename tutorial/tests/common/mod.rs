@@ -12,7 +12,7 @@ pub mod nginx;
 pub mod terminal;
 
 pub use chapter::*;
-pub use engine::{Workshop, free_port, make, target};
+pub use engine::{Workshop, free_port, make, shape, target};
 pub use std::ffi::OsStr;
 pub use std::fs::{self, File, Permissions};
 pub use std::io::{self, BufRead, BufReader, Read, Write};
@@ -485,7 +485,12 @@ pub fn build_in(folder: &Path, options: &[&str]) -> PathBuf {
 /// Builds a copy with another main.rs. Returns the path of its program.
 #[track_caller]
 pub fn build(name: &str, main: &str) -> PathBuf {
-    build_in(&make(&target().join("tmp"), name, main), &["--offline"])
+    // While it is written, nobody may take it for another one.
+    static WRITES: Mutex<()> = Mutex::new(());
+    let one = WRITES.lock();
+    let folder = make(Path::new(TMP), name, main);
+    drop(one);
+    build_in(&folder, &["--offline"])
 }
 
 /// Builds a copy in which `old`, which must stand in main.rs once, is `new`.
@@ -494,7 +499,8 @@ pub fn build_changed(name: &str, old: &str, new: &str) -> PathBuf {
     build(name, &replaced(&read("src/main.rs"), old, new))
 }
 
-/// A main.rs to which git has applied diffs, one after the other.
+/// main.rs after diffs, which git applies as where the reader's crate is: not
+/// within this one's repository.
 #[track_caller]
 pub fn git_apply(main: &str, diffs: &[String]) -> String {
     let folder = folder("applied");
@@ -505,7 +511,6 @@ pub fn git_apply(main: &str, diffs: &[String]) -> String {
         fs::write(folder.join("diff"), diff).expect("a file");
         let mut git = Command::new("git");
         git.args(["apply", "diff"]).current_dir(&folder);
-        // As where the reader's crate is: not within this one's repository.
         printed(git.env("GIT_CEILING_DIRECTORIES", TMP));
     }
     fs::read_to_string(file).expect("it is there")
