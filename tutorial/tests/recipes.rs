@@ -83,17 +83,7 @@ fn build_with_all(name: &str, main: &str) -> PathBuf {
 /// it. Returns curl's exit status, and the page's.
 #[track_caller]
 fn asked_meanwhile(name: &str, main: &str) -> (Option<i32>, String) {
-    let main = main.replace("say(&why.to_string())", "say(&why.repeat(9_999))");
-    let main = changed(
-        &main,
-        &[
-            ["-> io::Result<String>", "-> Result<String, &'static str>"],
-            [
-                "std::fs::read_to_string(\"greeting.html\")",
-                "Err(\"no greeting\")",
-            ],
-        ],
-    );
+    let main = main.replace("why.to_string()", "why.to_string().repeat(9_999)");
     let mut program = Command::new(build(name, &main));
     program.envs([("SLEEP", "0"), ("TOKIO_WORKER_THREADS", "1")]);
     let server = Server::mute(&mut program);
@@ -123,11 +113,10 @@ fn an_error_is_said_by_its_job_and_holds_up_nobody_else() {
 
 #[test]
 fn what_the_compiler_suggests_for_a_result_closes_the_connection() {
-    let get = "fn get(&self, remote_ip: IpAddr) -> ";
-    let [plain, result] =
-        ["String", "io::Result<String>"].map(|it| format!("{get}{it}"));
-    let changes =
-        [[&*plain, &result], [MESSAGE, "Err(io::Error::other(\"broken\"))"]];
+    let changes = [
+        ["IpAddr) -> String", "IpAddr) -> io::Result<String>"],
+        [MESSAGE, "Err(io::Error::other(\"broken\"))"],
+    ];
     let main = changed(&read("src/main.rs"), &changes);
     let folder = make(Path::new(TMP), "suggested", &main);
     let (_, said) = cargo(&folder, &["check", "--offline"]);
@@ -346,47 +335,39 @@ impl Database {
         Server::spawn(shell.arg(program).current_dir(&self.0))
     }
 
-    /// Lines of Python that know the file as `db`.
-    fn python(&self, lines: &str) -> Command {
-        let open = "import sqlite3, sys
-db = sqlite3.connect('visits.db', isolation_level=None)";
-        let mut python = Command::new("python3");
-        python.args(["-c", &format!("{open}\n{lines}")]).current_dir(&self.0);
-        python
-    }
-
     /// Holds the file while `ask` runs.
     fn held<T>(&self, begin: &str, ask: impl FnOnce() -> T) -> T {
-        let mut python = self.python(&format!(
-            "db.execute('{begin}')
-db.execute('SELECT * FROM visits').fetchall()
-print('held', flush=True)
-sys.stdin.read()"
-        ));
-        let python = python.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = python.spawn().expect("python3 is installed");
+        let mut sqlite3 = Command::new("sqlite3");
+        sqlite3.arg("visits.db").current_dir(&self.0);
+        sqlite3.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = sqlite3.spawn().expect("sqlite3 is installed");
+        let mut stdin = holder.stdin.take().expect("it is piped");
+        writeln!(stdin, "{begin}; SELECT 'held' FROM visits;")
+            .expect("it reads");
         let stdout = holder.stdout.take().expect("it is piped");
         let mut said = String::new();
         BufReader::new(stdout).read_line(&mut said).expect("it says so");
         assert_eq!(said, "held\n");
         let result = ask();
         // With its stdin, it ends.
+        drop(stdin);
         assert!(holder.wait().expect("it is our child").success());
         result
     }
 
     /// Each address and its count, as they are stored.
+    #[track_caller]
     fn stored(&self) -> String {
-        let query = "SELECT ip, count FROM visits ORDER BY ip";
-        let print = format!("for row in db.execute('{query}'): print(*row)");
-        printed(&mut self.python(&print))
+        let query = "SELECT ip || ' ' || count FROM visits ORDER BY ip";
+        let mut sqlite3 = Command::new("sqlite3");
+        printed(sqlite3.args(["visits.db", query]).current_dir(&self.0))
     }
 }
 
 /// With a tenth of a second for a lock, so as not to take minutes. The second
 /// one is as the last question of the chapter has it.
 #[test]
-#[ignore = "takes Python and other crates"]
+#[ignore = "takes sqlite3 and other crates"]
 fn no_visit_is_answered_that_a_lock_kept_from_being_stored() {
     let limit = "db.busy_timeout(Duration::from_millis(100))";
     let hasty = format!("{OPEN}.and_then(|db| {limit}.map(|()| db))");
@@ -415,7 +396,7 @@ fn no_visit_is_answered_that_a_lock_kept_from_being_stored() {
 
 /// Each client has an address: of those, a machine with Linux has 16 million.
 #[test]
-#[ignore = "takes Linux, Python and other crates"]
+#[ignore = "takes Linux, sqlite3 and other crates"]
 fn no_visit_is_answered_that_a_full_database_or_disk_could_not_take() {
     let main = recipe(SQLITE);
     let small = "PRAGMA page_size = 512; PRAGMA max_page_count = 12";
@@ -447,28 +428,22 @@ fn no_visit_is_answered_that_a_full_database_or_disk_could_not_take() {
 fn there_are_no_more_connections_than_workers() {
     let main = recipe(SQLITE);
     // A guard with a name, and the list is locked to the end of `get`.
-    let named = changed(
-        &main,
-        &[
-            [
-                "let idle = self.idle.lock().unwrap().pop();",
-                "let mut list = self.idle.lock().unwrap();
-                 let idle = list.pop();",
-            ],
-            ["self.idle.lock().unwrap().push", "list.push"],
-        ],
-    );
+    let pop = "let idle = self.idle.lock().unwrap().pop();";
+    let list = "let mut list = self.idle.lock().unwrap();\n";
+    let named = [
+        [pop, &format!("{list}let idle = list.pop();")],
+        ["self.idle.lock().unwrap().push", "list.push"],
+    ];
+    let named = changed(&main, &named);
     let database = Database::new();
     for (name, main, most) in [("sqlite", main, 10), ("named", named, 1)] {
         let server = database.serve(&build_with_all(name, &main), "");
         let answered = answered(flood(&server, 100));
         assert_eq!(answered, 100, "{}", server.stderr());
         if cfg!(target_os = "linux") {
-            let files = fs::read_dir(format!("/proc/{}/fd", server.child.id()));
-            let files = files.expect("Linux").flatten();
-            let files =
-                files.filter_map(|file| fs::read_link(file.path()).ok());
-            let count = files.filter(|it| it.ends_with("visits.db")).count();
+            let list = format!("ls -l /proc/{}/fd", server.child.id());
+            let (_, files, _) = output(&mut bash(&list));
+            let count = files.matches("visits.db\n").count();
             assert!((1..=most).contains(&count), "{count}, not {most}");
         }
     }

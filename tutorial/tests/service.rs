@@ -160,36 +160,23 @@ fn each_way_to_fail_has_its_status_and_the_connection_is_right_after_it() {
     };
     let typed = |line: &str| ask("POST /notes", line, MILK);
 
-    for (status, request) in [
-        ("201", post_note(MILK)),
-        ("201", post_note(&large)),
-        ("201", chunked(MILK)),
-        ("201", chunked(&large)),
-        ("201", typed("content-type: APPLICATION/json;a=b\r\n")),
-        ("400", post_note("")),
-        ("400", post_note("{")),
-        ("400", post_note("milk")),
-        ("400", post_note("[]")),
-        ("400", post_note(r#"{"text":1}"#)),
-        ("400", post_note("{}")),
-        ("400", post_note(&"[".repeat(60_000))),
-        ("415", typed("")),
-        ("415", typed("Content-Type: text/plain\r\n")),
-        ("413", post_note(&too_large)),
-        ("413", chunked(&too_large)),
-        ("200", get("/notes/1")),
-        ("200", get("/")),
-        ("200", get("/?query")),
-        ("404", get("/notes/")),
-        ("404", get("/notes/999")),
-        ("404", get("/notes/1/2")),
-        ("404", get("/notes/%31")),
-        ("404", get("/other")),
-        ("400", ask("GET /notes/1", JSON, MILK)),
-        ("400", b"GET /notes/1 HTTP/1.1\r\nHost: user@h\r\n\r\n".to_vec()),
-    ] {
-        answer(&server, &request, status);
-    }
+    let each = |status: &str, requests: &[Vec<u8>]| {
+        requests.iter().for_each(|it| drop(answer(&server, it, status)));
+    };
+    each("201", &[MILK, &large].map(post_note));
+    each("201", &[MILK, &large].map(chunked));
+    each("201", &[typed("content-type: APPLICATION/json;a=b\r\n")]);
+    each("400", &["", "{", "milk", "[]", r#"{"text":1}"#, "{}"].map(post_note));
+    each("400", &[post_note(&"[".repeat(60_000))]);
+    each("415", &["", "Content-Type: text/plain\r\n"].map(typed));
+    each("413", &[post_note(&too_large), chunked(&too_large)]);
+
+    each("200", &["/notes/1", "/", "/?query"].map(get));
+    each("404", &["/notes/", "/notes/999", "/notes/1/2"].map(get));
+    each("404", &["/notes/%31", "/other"].map(get));
+    each("400", &[ask("GET /notes/1", JSON, MILK)]);
+    let host = b"GET /notes/1 HTTP/1.1\r\nHost: user@h\r\n\r\n";
+    each("400", &[host.to_vec()]);
     for (first, allowed) in
         [("POST /", "GET"), ("GET /notes", "POST"), ("DELETE /notes/1", "GET")]
     {
@@ -354,54 +341,49 @@ struct Database {
     port: u16,
     /// initdb refuses root. So root does it as somebody else.
     user: String,
+    /// What is typed first in each shell.
+    settings: String,
 }
 
 impl Database {
     #[track_caller]
     fn start() -> Self {
-        let user =
-            printed(&mut bash("id -un")).trim().replace("root", "postgres");
-        // Not where only root may be.
-        let folder = printed(&mut bash("mktemp -d")).trim().into();
-        let it = Self { folder, port: free_port(), user };
-        let sql = it.folder.join("it.sql");
-        fs::copy(format!("{ROOT}/tutorial/service/jobs.sql"), &sql)
-            .expect("a copy");
-        let owner = format!("chown -R {} .", it.user);
-        printed(bash(&owner).current_dir(&it.folder));
+        let prepare = "user=$(id -un | sed s/root/postgres/)
+            folder=$(mktemp -d) # not where only root may be
+            cp tutorial/service/jobs.sql $folder
+            chown -R $user $folder
+            echo $user $folder";
+        let prepared = printed(bash(prepare).current_dir(ROOT));
+        let (user, folder) = prepared.trim().split_once(' ').expect("both");
+        let port = free_port();
 
         let mut script = blocks(JOBS, "## Make it", "sh")[1].text();
         for (old, new) in [
-            (
-                "../threaded-tokio/tutorial/service/jobs.sql",
-                &*sql.to_string_lossy(),
-            ),
-            ("/tmp/jobs-db", &it.folder.join("data").to_string_lossy()),
-            ("5433", &it.port.to_string()),
+            ("../threaded-tokio/tutorial/service/jobs.sql", "jobs.sql"),
+            ("/tmp/jobs-db", "$PWD/data"),
+            ("5433", &port.to_string()),
         ] {
             assert!(script.contains(old), "{old} is not in {script}");
             script = script.replace(old, new);
         }
-        printed(&mut it.bash(&script));
+        let (settings, commands) =
+            script.split_at(script.find("initdb").expect("it"));
+        let (user, settings) = (user.to_owned(), settings.to_owned());
+        let it = Self { folder: folder.into(), port, user, settings };
+        printed(&mut it.bash(commands));
         it
     }
 
-    /// A command of the user whose database it is.
-    fn bash(&self, script: &str) -> Command {
-        let settings = blocks(JOBS, "## Make it", "sh")[1].clone();
-        let path = settings.lines.iter().find(|line| line.starts_with("PATH="));
-        let (port, path) = (self.port, path.expect("it is there"));
-        let script = format!(
-            "{path}\nexport PGDATA=$PWD/data PGHOST=127.0.0.1 PGPORT={port}\n\
-             {script}"
-        );
-        let mut command = bash(&script);
+    /// Commands of the user whose database it is.
+    fn bash(&self, commands: &str) -> Command {
+        let script = format!("{}{commands}", self.settings);
+        let mut shell = bash(&script);
         if self.user == "postgres" {
-            command = Command::new("runuser");
-            command.args(["-u", "postgres", "--", "bash", "-euc", &script]);
+            shell = Command::new("runuser");
+            shell.args(["-u", "postgres", "--", "bash", "-euc", &script]);
         }
-        command.current_dir(&self.folder);
-        command
+        shell.current_dir(&self.folder);
+        shell
     }
 
     #[track_caller]
@@ -523,38 +505,29 @@ fn a_key_makes_one_job_and_no_key_makes_one_each_time() {
     assert_eq!(database.count("jobs"), 4);
 }
 
-/// How many jobs start, of four, with four takers and jobs that do not end.
-/// Meanwhile, everybody who asks is answered.
-#[track_caller]
-fn busy(made: &Path) -> usize {
-    let database = Database::start();
-    let server = database.replica(made, "4", "3600");
-    let places = ["a", "b", "c", "d"].map(|key| post(&server, key));
-    wait_until("a job", || server.going() > 0);
-    // Each taker has asked by then, and more than once.
-    sleep(Duration::from_secs(3));
-    for place in &places {
-        assert_eq!(look(&server, place), WAITING);
-    }
-    assert_eq!(post(&server, "a"), places[0], "its row is locked");
-    let connections = "pg_stat_activity WHERE backend_type = 'client backend'";
-    // Two who ask and four who take, and the one that counts.
-    assert!(database.count(connections) <= 7);
-    assert_eq!(server.done(), 0);
-    server.going()
-}
-
+/// Of four jobs that do not end, and meanwhile everybody who asks is answered.
+/// Without `SKIP LOCKED`, all takers would wait for one of them.
 #[test]
 #[ignore = "takes other crates and PostgreSQL"]
 fn takers_each_take_another_job_and_keep_nobody_from_asking() {
-    assert_eq!(busy(&TWO), 4);
-}
-
-#[test]
-#[ignore = "takes other crates and PostgreSQL"]
-fn without_skip_locked_all_takers_wait_for_one_job() {
     let change = ["src/jobs.rs", "FOR UPDATE SKIP LOCKED", "FOR UPDATE"];
-    assert_eq!(busy(&built("service-in-line", &jobs(), Some(change))), 1);
+    let in_line = built("service-in-line", &jobs(), Some(change));
+    for (made, going) in [(&*TWO, 4), (&in_line, 1)] {
+        let database = Database::start();
+        let server = database.replica(made, "4", "3600");
+        let places = ["a", "b", "c", "d"].map(|key| post(&server, key));
+        wait_until("a job", || server.going() > 0);
+        // Each taker has asked by then, and more than once.
+        sleep(Duration::from_secs(3));
+        for place in &places {
+            assert_eq!(look(&server, place), WAITING);
+        }
+        assert_eq!(post(&server, "a"), places[0], "its row is locked");
+        // Two who ask and four who take, and the one that counts.
+        let clients = "pg_stat_activity WHERE backend_type = 'client backend'";
+        assert!(database.count(clients) <= 7);
+        assert_eq!((server.going(), server.done()), (going, 0));
+    }
 }
 
 #[test]
@@ -669,19 +642,15 @@ fn a_replica_that_is_stopped_ends_its_job_or_gives_it_back() {
 struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
+    fn below(&mut self, limit: u64) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 >> 16) % limit
-    }
-
-    fn one_of<T: Copy>(&mut self, two: [T; 2]) -> T {
-        two[usize::from(self.below(2) > 0)]
+        ((self.0 >> 16) % limit) as usize
     }
 
     fn sleep(&mut self, limit: u64) {
-        sleep(Duration::from_millis(self.below(limit)));
+        sleep(Duration::from_millis(self.below(limit) as u64));
     }
 }
 
@@ -728,13 +697,12 @@ fn three_hundred_jobs_have_one_result_each_whoever_is_killed_meanwhile() {
     );
     let (url, ports) = (database.url(), [(); 2].map(|()| free_port()));
     let settings = [("DATABASE_URL", &*url), ("TAKERS", "4"), ("SLEEP", "0.2")];
-    let mut commands = ports.map(|port| {
-        let mut command = program(&TWO, &settings);
-        command.env("PORT", port.to_string());
-        command
-    });
+    let start = |port: u16| {
+        let mut replica = program(&TWO, &settings);
+        Server::spawn(replica.env("PORT", port.to_string()))
+    };
     let proxy = nginx(ports, &[]);
-    let mut replicas = commands.each_mut().map(Server::spawn);
+    let mut replicas = ports.map(start);
 
     // When so many results are there, this happens. 6 is the database.
     let mut events: Vec<_> =
@@ -744,24 +712,22 @@ fn three_hundred_jobs_have_one_result_each_whoever_is_killed_meanwhile() {
     let keys: Vec<_> = (0..ALL).collect();
     let places: Vec<String> = thread::scope(|scope| {
         let posts = keys.chunks(ALL / 4).map(|keys| {
-            let (proxy, dice) = (&proxy, Dice(dice.below(u64::MAX - 1) + 1));
+            let (proxy, dice) = (&proxy, Dice(dice.below(u64::MAX) as u64 + 1));
             scope.spawn(move || post_twice(proxy, keys, dice))
         });
         let posts: Vec<_> = posts.collect();
         for (results, event) in events {
-            wait_until("results", || {
-                database.count("results") as u64 >= results
-            });
+            wait_until("results", || database.count("results") >= results);
             dice.sleep(200);
             if event == 6 {
-                let mode = dice.one_of(["fast", "immediate"]);
+                let mode = ["fast", "immediate"][dice.below(2)];
                 database.control(&format!("-m {mode} restart"));
                 continue;
             }
-            let which = dice.one_of([0, 1]);
+            let which = dice.below(2);
             replicas[which].kill();
             starts += replicas[which].going();
-            replicas[which] = Server::spawn(&mut commands[which]);
+            replicas[which] = start(ports[which]);
         }
         let places = posts.into_iter().map(|it| it.join().expect("it ends"));
         places.collect::<Vec<_>>().concat()
