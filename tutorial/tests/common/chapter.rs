@@ -46,6 +46,16 @@ pub fn replaced(text: &str, old: &str, new: &str) -> String {
     text.replace(old, new)
 }
 
+/// The same with several changes, one after the other.
+#[track_caller]
+pub fn changed(text: &str, changes: &[[&str; 2]]) -> String {
+    let mut text = text.to_owned();
+    for [old, new] in changes {
+        text = replaced(&text, old, new);
+    }
+    text
+}
+
 /// The section of main.rs that works alone.
 pub fn the_executor() -> String {
     let main = read("src/main.rs");

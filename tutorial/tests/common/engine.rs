@@ -138,6 +138,7 @@ pub fn make(place: &Path, name: &str, main: &str) -> PathBuf {
 }
 
 /// A place for copies, in which their commands run.
+#[derive(Clone)]
 pub struct Workshop {
     name: &'static str,
     pub place: PathBuf,
@@ -145,6 +146,8 @@ pub struct Workshop {
     online: bool,
     /// Gets each line that is printed, as soon as it is.
     show: fn(&str),
+    /// What its commands find in their environment, or must not find there.
+    pub settings: Vec<(&'static str, Option<String>)>,
 }
 
 impl Workshop {
@@ -163,15 +166,21 @@ impl Workshop {
             fs::write(&rustc, script).expect("a script");
             fs::set_permissions(&rustc, mode).expect("it is ours");
         }
-        Self { name, place, online, show }
+        Self { name, place, online, show, settings: Vec::new() }
     }
 
     /// Starts a command, with nothing set that could change what it prints.
     /// What cargo says is left out unless the command is a build.
-    fn start(&self, command: &str, folder: &Path, show: fn(&str)) -> Running {
+    fn start(
+        &self,
+        command: &str,
+        port: &str,
+        folder: &Path,
+        show: fn(&str),
+    ) -> Running {
         let mut bash = Command::new("bash");
         bash.args(["-c", &format!("exec 2>&1\n{command}")]);
-        let settings = "HOST SLEEP WORKERS REQUESTS TIMEOUT UPSTREAM";
+        let settings = "HOST SLEEP WORKERS TAKERS REQUESTS TIMEOUT UPSTREAM";
         let others = "RUST_BACKTRACE TOKIO_WORKER_THREADS";
         for name in settings.split(' ').chain(others.split(' ')) {
             bash.env_remove(name);
@@ -180,12 +189,18 @@ impl Workshop {
             bash.env("RUSTC_WORKSPACE_WRAPPER", self.place.join("rustc"));
             bash.env("CARGO_TERM_QUIET", "true");
         }
-        bash.envs([("PORT", "0"), ("no_proxy", "*")])
+        bash.envs([("PORT", port), ("no_proxy", "*")])
             .env("CARGO_TERM_COLOR", "never")
             .env("CARGO_NET_OFFLINE", (!self.online).to_string())
             .env("CARGO_TARGET_DIR", target())
             .env("CURL_HOME", &self.place)
             .env("TMPDIR", temporary());
+        for (name, value) in &self.settings {
+            match value {
+                Some(value) => bash.env(name, value),
+                None => bash.env_remove(name),
+            };
+        }
         bash.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped());
         Running::start(bash.process_group(0), show)
     }
@@ -193,7 +208,7 @@ impl Workshop {
     /// Runs commands that nobody needs to see, unless one of them fails.
     fn prepare(&self, commands: &str, folder: &Path) -> Result<(), String> {
         let script = format!("set -e\n{commands}\necho done");
-        let said = self.start(&script, folder, |_| ()).end();
+        let said = self.start(&script, "0", folder, |_| ()).end();
         if said.ends_with("done\n") { Ok(()) } else { Err(said) }
     }
 
@@ -213,16 +228,28 @@ impl Workshop {
         else {
             return Ok(make(&folder, &name, main));
         };
-        (self.show)("(making a crate, as the chapter says)");
-        fs::remove_dir_all(&folder).ok();
-        fs::create_dir_all(&folder).expect("a folder");
-        symlink(ROOT, folder.join("threaded-tokio")).expect("a link");
-        // In one target folder, crates of one name are one crate to cargo.
-        let new = new.replace("my-server", &name);
-        self.prepare(&format!("{new}\n{adds}"), &folder)?;
-        let folder = folder.join(name);
+        let commands = format!("{new}\n{adds}");
+        let folder = self.new_crate(&folder, &name, &commands)?;
         fs::write(folder.join("src/main.rs"), main).expect("a file");
         Ok(folder)
+    }
+
+    /// Makes a crate of that name in a place, by the commands of a chapter.
+    pub fn new_crate(
+        &self,
+        place: &Path,
+        name: &str,
+        commands: &str,
+    ) -> Result<PathBuf, String> {
+        (self.show)("(making a crate, as the chapter says)");
+        fs::remove_dir_all(place).ok();
+        fs::create_dir_all(place).expect("a folder");
+        symlink(ROOT, place.join("threaded-tokio")).expect("a link");
+        let (_, new) = commands.split_once("cargo new ").expect("such a line");
+        let own = new.lines().next().expect("its name");
+        // In one target folder, crates of one name are one crate to cargo.
+        self.prepare(&commands.replace(own, name), place)?;
+        Ok(place.join(name))
     }
 
     /// Makes a change in a copy and runs the blocks below it. Returns the copy
@@ -275,19 +302,16 @@ impl Workshop {
         let [port, second] = [(); 2].map(|()| free_port().to_string());
         let (mut wrong, mut servers) = (Vec::new(), Vec::new());
         for mut step in steps {
-            let command = step.command.replace("8888", &port);
-            step.command = command.replace("8889", &second);
-            (self.show)(&format!("$ {}", step.command));
-            let mut bash = step.command.clone();
-            if bash.contains(&port) || bash.ends_with(" &") {
-                bash = format!("export PORT={port}\n{bash}");
+            for text in [&mut step.command, &mut step.told] {
+                *text = text.replace("8888", &port).replace("8889", &second);
             }
-            if let Some(command) = bash.strip_suffix(" &") {
-                let server = self.start(command, folder, self.show);
+            (self.show)(&format!("$ {}", step.command));
+            if let Some(command) = step.command.strip_suffix(" &") {
+                let server = self.start(command, &port, folder, self.show);
                 server.wait_for("listening on ");
                 servers.push((step, server));
             } else {
-                wrong.extend(self.check(&step, &bash, folder));
+                wrong.extend(self.check(&step, &port, folder));
             }
         }
         for (step, server) in servers {
@@ -298,14 +322,14 @@ impl Workshop {
     }
 
     /// Runs a command. Returns what is not as it is told.
-    fn check(&self, step: &Step, bash: &str, folder: &Path) -> Option<String> {
+    fn check(&self, step: &Step, port: &str, folder: &Path) -> Option<String> {
         if step.command.starts_with("tutorial/measure") {
             return None; // It takes minutes, and it can check itself.
         }
         // A machine that is busy sends requests late, and draws other bars.
         let mut tries = if step.command.contains("./run.sh") { 5 } else { 1 };
         loop {
-            let run = self.start(bash, folder, self.show).end();
+            let run = self.start(&step.command, port, folder, self.show).end();
             let wrong = step.wrong(&run)?;
             tries -= 1;
             if tries == 0 {
@@ -364,8 +388,11 @@ impl Step {
         };
         let shapes = |text: &str| {
             let lines = text.lines().map(shape).map(|line| {
-                let whole = is_known || !is_build(command);
-                if whole { line } else { first_words(line) }
+                match (is_build(command), is_known) {
+                    (false, _) => line,
+                    (_, false) => first_words(line),
+                    (_, true) => without_places(&line),
+                }
             });
             let mut lines: Vec<_> = lines.filter(|it| !it.is_empty()).collect();
             if sorted {
@@ -400,8 +427,18 @@ impl Step {
     }
 }
 
-/// A line without what differs from run to run: times, ports, which request.
-fn shape(line: &str) -> String {
+/// What a compiler says, but for its places: those in main.rs change with it.
+fn without_places(line: &str) -> String {
+    let words = line.split(' ').map(|word| {
+        let is_place = word.contains(':') && !word.starts_with("error[");
+        let not_it = |c: &char| !(is_place && c.is_ascii_digit());
+        word.chars().filter(not_it).collect::<String>()
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// A line without what differs from run to run: times, and which request.
+pub fn shape(line: &str) -> String {
     if line.starts_with("date: ") {
         return "date: D".to_owned();
     }
@@ -410,25 +447,16 @@ fn shape(line: &str) -> String {
         words.len() > 3 && words[1].trim_matches(['.', '#', 'x']).is_empty();
     let shapes = words.iter().enumerate().map(|(i, word)| {
         let count = |sign| word.matches(sign).count();
-        let is_digit = |c: char| c.is_ascii_digit();
         match i {
             0 if is_bar => "N".to_owned(),
             1 if is_bar && count('x') > 0 => "x".to_owned(),
             // A request that is sent late seems to wait for some columns.
             1 if is_bar && 2 * count('.') > count('#') => ".#".to_owned(),
             1 if is_bar => "#".to_owned(),
-            _ if word.chars().all(is_digit)
-                || word.starts_with("error[")
-                || word.starts_with("<html>") =>
-            {
-                (*word).to_owned()
-            }
             _ => {
-                let mut shape = word.replace(is_digit, "N");
-                while shape.contains("NN") || shape.contains("N.N") {
-                    shape = shape.replace("NN", "N").replace("N.N", "N");
-                }
-                shape
+                let time = word.trim_end_matches(|c: char| !c.is_ascii_digit());
+                let is_time = time.contains('.') && time.parse::<f64>().is_ok();
+                if is_time { word.replace(time, "N") } else { (*word).into() }
             }
         }
     });

@@ -12,7 +12,7 @@ pub mod nginx;
 pub mod terminal;
 
 pub use chapter::*;
-pub use engine::{free_port, make, target};
+pub use engine::{Workshop, free_port, make, shape, target};
 pub use std::ffi::OsStr;
 pub use std::fs::{self, File, Permissions};
 pub use std::io::{self, BufRead, BufReader, Read, Write};
@@ -462,22 +462,71 @@ pub fn answered(flood: Vec<Child>) -> usize {
 
 // ----- changed copies of the program -----------------------------------------
 
+/// Runs cargo in a crate, however long it takes. Returns whether it succeeds,
+/// and what is printed: stdout, then stderr.
+pub fn cargo(folder: &Path, arguments: &[&str]) -> (bool, String) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(arguments).current_dir(folder);
+    cargo.env("CARGO_TARGET_DIR", target()).env("CARGO_TERM_COLOR", "never");
+    let output = cargo.output().expect("cargo runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Builds a crate. The compiler must have nothing to say. Returns the path of
+/// its program.
+#[track_caller]
+pub fn build_in(folder: &Path, options: &[&str]) -> PathBuf {
+    let (success, said) = cargo(folder, &[&["build"], options].concat());
+    assert!(success && !said.contains("warning"), "{said}");
+    target().join("debug").join(folder.file_name().expect("it has a name"))
+}
+
 /// Builds a copy with another main.rs. Returns the path of its program.
 #[track_caller]
 pub fn build(name: &str, main: &str) -> PathBuf {
-    let (folder, target) = (make(&target().join("tmp"), name, main), target());
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--offline", "--target-dir"]).arg(&target);
-    let build = cargo.current_dir(&folder).output().expect("cargo runs");
-    let said = String::from_utf8_lossy(&build.stderr).into_owned();
-    assert!(build.status.success() && !said.contains("warning"), "{said}");
-    target.join("debug").join(folder.file_name().expect("it has a name"))
+    // While it is written, nobody may take it for another one.
+    static WRITES: Mutex<()> = Mutex::new(());
+    let one = WRITES.lock();
+    let folder = make(Path::new(TMP), name, main);
+    drop(one);
+    build_in(&folder, &["--offline"])
 }
 
 /// Builds a copy in which `old`, which must stand in main.rs once, is `new`.
 #[track_caller]
 pub fn build_changed(name: &str, old: &str, new: &str) -> PathBuf {
     build(name, &replaced(&read("src/main.rs"), old, new))
+}
+
+/// main.rs after diffs, which git applies as where the reader's crate is: not
+/// within this one's repository.
+#[track_caller]
+pub fn git_apply(main: &str, diffs: &[String]) -> String {
+    let folder = folder("applied");
+    let file = folder.join("src/main.rs");
+    fs::create_dir(folder.join("src")).expect("a folder");
+    fs::write(&file, main).expect("a file");
+    for diff in diffs {
+        fs::write(folder.join("diff"), diff).expect("a file");
+        let mut git = Command::new("git");
+        git.args(["apply", "diff"]).current_dir(&folder);
+        printed(git.env("GIT_CEILING_DIRECTORIES", TMP));
+    }
+    fs::read_to_string(file).expect("it is there")
+}
+
+/// Where crates are made by the commands of chapters, with the network.
+pub static WORKSHOP: LazyLock<Workshop> = LazyLock::new(|| {
+    // What is shown, libtest prints if the test fails.
+    Workshop::new("tmp", true, |line| eprintln!("{line}"))
+});
+
+/// Makes a crate of that name by such commands. Returns its folder.
+#[track_caller]
+pub fn made(name: &str, commands: &str) -> PathBuf {
+    let made = WORKSHOP.new_crate(&Path::new(TMP).join(name), name, commands);
+    made.unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// The line of the core that sleeps.

@@ -23,10 +23,7 @@ pub fn nginx_in(
     ports: [u16; 2],
     changes: &[[&str; 2]],
 ) -> Server {
-    let mut conf = read("tutorial/nginx.conf");
-    for [old, new] in changes {
-        conf = replaced(&conf, old, new);
-    }
+    let mut conf = changed(&read("tutorial/nginx.conf"), changes);
     let port = free_port();
     for (old, new) in [(8080, port), (8888, ports[0]), (8889, ports[1])] {
         let [old, new] = [old, new].map(|it| format!("127.0.0.1:{it}"));
