@@ -116,9 +116,7 @@ fn list(parts: &[Part], changes: &[Change]) {
 }
 
 fn run(parts: &[Part], change: &Change, keep: bool) {
-    let (place, online) =
-        (if keep { "kept" } else { "try" }, !change.adds.is_empty());
-    let workshop = Workshop::new(place, online, show);
+    let workshop = Workshop::new(if keep { "kept" } else { "try" }, show);
     let kept = workshop.place.join(&change.number);
     if keep && kept.exists() {
         refuse(&format!("{} is there: use or remove it", kept.display()));

@@ -7,7 +7,6 @@
 
 mod common;
 
-use common::engine::Workshop;
 use common::*;
 use std::io::stderr;
 use std::ptr;
@@ -173,13 +172,6 @@ fn each_line_of_code_is_in_one_listing_and_all_line_numbers_are_right() {
 
 // ----- console blocks and changes --------------------------------------------
 
-/// One that does without the network, and one for changes with other crates.
-static WORKSHOPS: LazyLock<[Workshop; 2]> = LazyLock::new(|| {
-    // What is shown, libtest prints if the test fails.
-    let show = |line: &str| eprintln!("{line}");
-    [false, true].map(|online| Workshop::new("tmp", online, show))
-});
-
 #[track_caller]
 fn assert_right(wrong: &[String]) {
     let all = wrong.join("\n\n");
@@ -199,13 +191,13 @@ fn the_console_blocks_are_what_the_commands_print() {
         let below = |it: &Change| it.below.iter().any(|p| ptr::eq(p, part));
         changes.iter().any(below)
     };
-    let (workshop, main) = (&WORKSHOPS[0], read(RUST[0]));
+    let main = read(RUST[0]);
     let mut wrong = Vec::new();
     for part in PARTS.iter().filter(|part| part.kind == "console") {
         if !is_below(part) && !SERVICES.contains(&&*part.path) {
             let names = [&part.path, "as-it-is", ""];
-            let copy = workshop.copy(&PARTS, names, &main);
-            wrong.extend(copy.and_then(|it| workshop.run(part, &it)));
+            let copy = WORKSHOP.copy(&PARTS, names, &main);
+            wrong.extend(copy.and_then(|it| WORKSHOP.run(part, &it)));
         }
     }
     assert_right(&wrong.concat());
@@ -216,7 +208,7 @@ fn try_out(with_crates: bool) {
     let mut wrong = Vec::new();
     let changes = changes(&PARTS).into_iter();
     for change in changes.filter(|it| it.adds.is_empty() != with_crates) {
-        match WORKSHOPS[usize::from(with_crates)].try_out(&PARTS, &change) {
+        match WORKSHOP.try_out(&PARTS, &change) {
             Ok((_, not_so)) => wrong.extend(not_so),
             Err(why) => wrong.push(why),
         }

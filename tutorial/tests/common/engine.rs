@@ -142,8 +142,6 @@ pub fn make(place: &Path, name: &str, main: &str) -> PathBuf {
 pub struct Workshop {
     name: &'static str,
     pub place: PathBuf,
-    /// Whether cargo may ask the network for crates.
-    online: bool,
     /// Gets each line that is printed, as soon as it is.
     show: fn(&str),
     /// What its commands find in their environment, or must not find there.
@@ -152,7 +150,7 @@ pub struct Workshop {
 
 impl Workshop {
     /// A folder of that name, where cargo builds.
-    pub fn new(name: &'static str, online: bool, show: fn(&str)) -> Self {
+    pub fn new(name: &'static str, show: fn(&str)) -> Self {
         let place = target().join(name);
         fs::create_dir_all(&place).expect("a folder");
         fs::create_dir_all(temporary()).expect("a folder");
@@ -166,7 +164,7 @@ impl Workshop {
             fs::write(&rustc, script).expect("a script");
             fs::set_permissions(&rustc, mode).expect("it is ours");
         }
-        Self { name, place, online, show, settings: Vec::new() }
+        Self { name, place, show, settings: Vec::new() }
     }
 
     /// Starts a command, with nothing set that could change what it prints.
@@ -191,7 +189,6 @@ impl Workshop {
         }
         bash.envs([("PORT", port), ("no_proxy", "*")])
             .env("CARGO_TERM_COLOR", "never")
-            .env("CARGO_NET_OFFLINE", (!self.online).to_string())
             .env("CARGO_TARGET_DIR", target())
             .env("CURL_HOME", &self.place)
             .env("TMPDIR", temporary());

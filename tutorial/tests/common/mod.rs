@@ -516,10 +516,10 @@ pub fn git_apply(main: &str, diffs: &[String]) -> String {
     fs::read_to_string(file).expect("it is there")
 }
 
-/// Where crates are made by the commands of chapters, with the network.
+/// Where copies and crates are made, and what chapters say of them is run.
 pub static WORKSHOP: LazyLock<Workshop> = LazyLock::new(|| {
     // What is shown, libtest prints if the test fails.
-    Workshop::new("tmp", true, |line| eprintln!("{line}"))
+    Workshop::new("tmp", |line| eprintln!("{line}"))
 });
 
 /// Makes a crate of that name by such commands. Returns its folder.
