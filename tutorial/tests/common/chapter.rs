@@ -46,6 +46,15 @@ pub fn replaced(text: &str, old: &str, new: &str) -> String {
     text.replace(old, new)
 }
 
+/// The number that stands in a file behind these words.
+#[track_caller]
+pub fn number_behind(path: &str, words: &str) -> u32 {
+    let text = read(path);
+    let (_, behind) = text.split_once(words).expect(words);
+    let digits = behind.split(|c: char| !c.is_ascii_digit()).next();
+    digits.and_then(|it| it.parse().ok()).expect(words)
+}
+
 /// The section of main.rs that works alone.
 pub fn the_executor() -> String {
     let main = read("src/main.rs");

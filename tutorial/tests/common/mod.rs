@@ -12,7 +12,7 @@ pub mod nginx;
 pub mod terminal;
 
 pub use chapter::*;
-pub use engine::{free_port, make, target};
+pub use engine::{free_port, make, shape, target};
 pub use std::ffi::OsStr;
 pub use std::fs::{self, File, Permissions};
 pub use std::io::{self, BufRead, BufReader, Read, Write};
@@ -465,7 +465,11 @@ pub fn answered(flood: Vec<Child>) -> usize {
 /// Builds a copy with another main.rs. Returns the path of its program.
 #[track_caller]
 pub fn build(name: &str, main: &str) -> PathBuf {
-    let (folder, target) = (make(&target().join("tmp"), name, main), target());
+    // While it is written, nobody may take it for another one.
+    static WRITES: Mutex<()> = Mutex::new(());
+    let (target, one) = (target(), WRITES.lock());
+    let folder = make(&target.join("tmp"), name, main);
+    drop(one);
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--offline", "--target-dir"]).arg(&target);
     let build = cargo.current_dir(&folder).output().expect("cargo runs");
@@ -478,6 +482,23 @@ pub fn build(name: &str, main: &str) -> PathBuf {
 #[track_caller]
 pub fn build_changed(name: &str, old: &str, new: &str) -> PathBuf {
     build(name, &replaced(&read("src/main.rs"), old, new))
+}
+
+/// main.rs after diffs, which git applies as where the reader's crate is: not
+/// within this one's repository.
+#[track_caller]
+pub fn git_apply(main: &str, diffs: &[String]) -> String {
+    let folder = folder("applied");
+    let file = folder.join("src/main.rs");
+    fs::create_dir(folder.join("src")).expect("a folder");
+    fs::write(&file, main).expect("a file");
+    for diff in diffs {
+        fs::write(folder.join("diff"), diff).expect("a file");
+        let mut git = Command::new("git");
+        git.args(["apply", "diff"]).current_dir(&folder);
+        printed(git.env("GIT_CEILING_DIRECTORIES", TMP));
+    }
+    fs::read_to_string(file).expect("it is there")
 }
 
 /// The line of the core that sleeps.

@@ -7,6 +7,38 @@ use std::os::unix::fs::chown;
 pub const POST: &[u8] =
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
 
+/// A POST with a body of that many bytes.
+pub fn large_post(size: usize) -> Vec<u8> {
+    let length = format!("Content-Length: {size}");
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n");
+    (head + &"x".repeat(size)).into_bytes()
+}
+
+/// Sends large POSTs, which a replica refuses before it has read them, until
+/// it hangs up while nginx is about to send more.
+#[track_caller]
+pub fn one_crosses(proxy: &Server, size: usize) {
+    let post = large_post(size);
+    wait_until("a 502", || {
+        let answer = proxy.exchange(&post);
+        let [refused, bad] =
+            ["405", "502"].map(|it| answer.get(9..12) == Some(it));
+        assert!(refused || bad, "{answer}");
+        bad
+    });
+}
+
+/// The file of a proxy, with its own port and those of two replicas.
+#[track_caller]
+pub fn with_ports(conf: &str, ports: [u16; 3]) -> String {
+    let mut conf = conf.to_owned();
+    for (old, new) in [8080, 8888, 8889].into_iter().zip(ports) {
+        let [old, new] = [old, new].map(|it| format!("127.0.0.1:{it}"));
+        conf = replaced(&conf, &old, &new);
+    }
+    conf
+}
+
 /// Starts nginx in front of two replicas, as nginx.conf says but for the ports
 /// and these changes.
 #[track_caller]
@@ -28,10 +60,7 @@ pub fn nginx_in(
         conf = replaced(&conf, old, new);
     }
     let port = free_port();
-    for (old, new) in [(8080, port), (8888, ports[0]), (8889, ports[1])] {
-        let [old, new] = [old, new].map(|it| format!("127.0.0.1:{it}"));
-        conf = replaced(&conf, &old, &new);
-    }
+    conf = with_ports(&conf, [port, ports[0], ports[1]]);
     fs::create_dir_all(folder).expect("a folder");
     fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("ours");
     fs::write(folder.join("nginx.conf"), conf).expect("a file");
