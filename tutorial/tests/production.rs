@@ -250,15 +250,17 @@ impl Systemd {
         let install = shown(SYSTEMD, INSTALL, "sh");
         let enable = install.lines().find(|line| line.contains("enable"));
         self.run(enable.expect("its last line"));
+        serves("8888");
+        serves("8889");
     }
 
     /// What is different for one of them, or for all.
     #[track_caller]
     fn edit(&self, port: &str, lines: &str) {
-        let folder =
-            format!("/run/systemd/system/threaded-tokio@{port}.service.d");
+        let unit = format!("threaded-tokio@{port}.service");
         self.run(&format!(
-            "mkdir -p {folder}; echo '{lines}' >{folder}/a.conf"
+            "mkdir -p /run/systemd/system/{unit}.d
+             echo '{lines}' >/run/systemd/system/{unit}.d/it.conf"
         ));
     }
 
@@ -305,8 +307,6 @@ fn systemd_starts_the_unit_limits_it_and_starts_it_again() {
     let edit = shown(MACHINES, "## Set it up", "ini");
     systemd.edit("8890", &edit.replace("192.0.2.2", "127.0.0.2"));
     systemd.enable();
-    serves("8888");
-    serves("8889");
     assert_eq!(
         systemd.run("ls /etc/systemd/system/multi-user.target.wants"),
         "threaded-tokio@8888.service\nthreaded-tokio@8889.service\n"
@@ -356,8 +356,6 @@ fn systemd_gives_the_server_its_time_and_a_unit_with_less_takes_it() {
     let systemd = Systemd::boot();
     systemd.edit("8889", "[Service]\nTimeoutStopSec=3s");
     systemd.enable();
-    serves("8888");
-    serves("8889");
     let [whole, cut] = [8888, 8889].map(|port| send(port, GET));
     sleep(Duration::from_secs(1));
     systemd.run("systemctl stop threaded-tokio@8888 threaded-tokio@8889");
@@ -388,13 +386,9 @@ fn a_new_version_on_one_machine_loses_no_request() {
     let file = systemd.run("cat /etc/nginx/conf.d/replicas.conf");
     assert!(file.contains("server 127.0.0.1:8889 "), "{file}");
 
-    let [commands, here] = &blocks(MACHINES, NEW, "sh")[..] else {
-        panic!("{MACHINES}: {NEW}: two blocks")
-    };
-    let [settings, reload] = &here.lines[..] else {
-        panic!("{MACHINES}: {NEW}: two lines")
-    };
-    let commands = commands.lines[1..].join("\n");
+    let shown = blocks(MACHINES, NEW, "sh");
+    let [settings, reload] = &shown[1].lines[..] else { panic!("two lines") };
+    let commands = shown[0].lines[1..].join("\n");
     let other = "nginx -p target -c nginx.conf -s reload";
     let commands = replaced(&commands, other, reload);
     let commands = replaced(&commands, "ssh \"${replica%:*}\" ", "");
@@ -428,9 +422,8 @@ fn systemd_finds_no_mistake_in_the_unit_and_little_that_it_may_do() {
     };
     let commands = blocks(SYSTEMD, "## What it may do", "sh");
     let told = blocks(SYSTEMD, "## What it may do", "text");
-    for (command, told) in commands.iter().zip(&told) {
-        assert_eq!(run(&command.text()), told.text());
-    }
+    assert_eq!(run(&commands[0].text()), told[0].text());
+    assert_eq!(run(&commands[1].text()), told[1].text());
     let bare = scratch("bare").with_extension("service");
     fs::write(&bare, "[Service]\nExecStart=/bin/true\n").expect("a file");
     let bare = bare.display().to_string();
@@ -610,11 +603,8 @@ fn prometheus_finds_no_fault_with_the_page() {
     assert!(head.contains("\ncontent-type: text/plain; version=0.0.4\r\n"));
     let command = shown(DOING, NUMBERS, "sh");
     let command = replaced(&command, "8888", &server.port.to_string());
-    let mut bash = bash(&format!("({command}) 2>&1"));
-    assert_eq!(
-        printed(bash.env("no_proxy", "*")),
-        shown(DOING, NUMBERS, "text")
-    );
+    let said = printed(bash(&format!("({command}) 2>&1")).env("no_proxy", "*"));
+    assert_eq!(said, shown(DOING, NUMBERS, "text"));
 }
 
 #[test]
@@ -622,7 +612,7 @@ fn each_request_has_one_line_in_the_log_whatever_becomes_of_it() {
     let mut server = Server::of(doing(), &[("WORKERS", "1"), ("SLEEP", "1")]);
     assert_eq!(status(&server.url("/")), "200");
     assert_eq!(status(&server.url("/nowhere?key=secret")), "404");
-    server.exchange(POST);
+    fetch(&["-X", "POST", &server.url("/")]);
     let _running = server.send(GET);
     wait_until("its job", || server.going() == 2);
     let queued = server.send(GET);
@@ -802,21 +792,17 @@ impl Machine {
              ip link set {cable} up",
             sleeper.child.id()
         )));
-        let address = format!("192.0.2.{}", near + 1);
-        let machine = Self { sleeper, address };
-        machine
-            .run(&format!("ip address add {}/30 dev cable", machine.address));
-        machine.run(MEND);
+        let machine =
+            Self { sleeper, address: format!("192.0.2.{}", near + 1) };
+        let address = &machine.address;
+        machine.run(&format!("ip address add {address}/30 dev cable; {MEND}"));
         machine
     }
 
     fn enter(&self) -> Command {
+        let sleeper = self.sleeper.child.id().to_string();
         let mut nsenter = Command::new("nsenter");
-        nsenter.args([
-            "--net",
-            "--target",
-            &self.sleeper.child.id().to_string(),
-        ]);
+        nsenter.args(["--net", "--target", &sleeper]);
         nsenter
     }
 

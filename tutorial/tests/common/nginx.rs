@@ -79,8 +79,8 @@ pub fn nginx_in(
     server
 }
 
-/// Asks all the time while something happens: 30 clients, each by turns with a
-/// GET, to which a replica says 200, and with a POST, to which it says 405.
+/// Asks all the time while something happens: 30 clients with GETs, to which a
+/// replica says 200, and 10 with POSTs, to which it says 405 at once.
 /// `header` is a line that all of them send, or nothing. Returns how many GETs
 /// were sent, and of each other answer the method and the first line.
 #[track_caller]
@@ -91,24 +91,26 @@ pub fn under_load(
 ) -> (usize, Vec<String>) {
     let (gets, lost) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let (begin, enough) = (Instant::now(), AtomicBool::new(false));
-    let ask = |method: &str, good: &str| {
+    let client = |method: &str, good: &str| {
         let request = format!("{method} / HTTP/1.1\r\nHost: a\r\n{header}\r\n");
-        let answer = read_to_close(send(port, request.as_bytes()));
-        if !answer.starts_with(good) {
-            let line = answer.lines().next().unwrap_or("nothing");
-            lost.lock().expect("no panic").push(format!("{method}: {line}"));
-            sleep(Duration::from_millis(10));
-        }
-    };
-    let client = || {
         while !enough.load(Relaxed) && begin.elapsed() < 2 * LONG {
-            gets.fetch_add(1, Relaxed);
-            ask("GET", "HTTP/1.1 200 ");
-            ask("POST", "HTTP/1.1 405 ");
+            gets.fetch_add(usize::from(method == "GET"), Relaxed);
+            let answer = read_to_close(send(port, request.as_bytes()));
+            if !answer.starts_with(good) {
+                let line = answer.lines().next().unwrap_or("nothing");
+                let line = format!("{method}: {line}");
+                lost.lock().expect("no panic").push(line);
+                sleep(Duration::from_millis(10));
+            }
         }
     };
     thread::scope(|scope| {
-        (0..30).for_each(|_| drop(scope.spawn(client)));
+        for number in 0..40 {
+            scope.spawn(move || match number {
+                0..30 => client("GET", "HTTP/1.1 200 "),
+                _ => client("POST", "HTTP/1.1 405 "),
+            });
+        }
         happens();
         sleep(Duration::from_millis(500));
         enough.store(true, Relaxed);
