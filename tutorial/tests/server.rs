@@ -550,14 +550,10 @@ fn two_signals_for_one_wish_lose_no_accepted_request() {
     }
 }
 
-/// A page of 20 MB, of which the system takes a few at a time.
-fn large() -> PathBuf {
-    build_changed("large", MESSAGE, "\"x\".repeat(20_000_000)")
-}
-
+/// The system takes a few megabytes of the page at a time.
 #[test]
 fn a_client_that_reads_in_time_gets_all_of_a_large_page() {
-    let mut server = Server::of(large(), &[("SLEEP", "0")]);
+    let mut server = large();
     let mut client = server.send(GET);
     let mut page = vec![0; 1_000_000];
     client.read_exact(&mut page).expect("the beginning");
@@ -571,7 +567,7 @@ fn a_client_that_reads_in_time_gets_all_of_a_large_page() {
         }
     }
     let body = page.windows(4).position(|end| end == b"\r\n\r\n");
-    assert_eq!(page.len() - body.expect("a head") - 4, 20_000_000);
+    assert_eq!(page.len() - body.expect("a head") - 4, PAGE);
     assert_eq!(server.exit_status(), Some(0));
 }
 
@@ -615,7 +611,7 @@ fn a_client_and_a_shutdown_have_thirty_seconds() {
     let mut bound = Server::start(&settings);
     let clients = [GET; 3].map(|request| bound.send(request));
     bound.settle();
-    let mut deaf = Server::of(large(), &[("SLEEP", "0")]);
+    let mut deaf = large();
     let mut reads_nothing = deaf.send(GET);
     reads_nothing.read_exact(&mut [0; 100]).expect("the beginning");
     let mut mute = Server::stalled(&all_panic(), "");

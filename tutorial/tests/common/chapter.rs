@@ -56,6 +56,15 @@ pub fn changed(text: &str, changes: &[[&str; 2]]) -> String {
     text
 }
 
+/// The number that stands in a file behind these words.
+#[track_caller]
+pub fn number_behind(path: &str, words: &str) -> u32 {
+    let text = read(path);
+    let (_, behind) = text.split_once(words).expect(words);
+    let digits = behind.split(|c: char| !c.is_ascii_digit()).next();
+    digits.and_then(|it| it.parse().ok()).expect(words)
+}
+
 /// The section of main.rs that works alone.
 pub fn the_executor() -> String {
     let main = read("src/main.rs");

@@ -535,6 +535,16 @@ pub const SLEEP: &str = "thread::sleep(self.sleep);";
 /// What the core returns.
 pub const MESSAGE: &str = "format!(\"msg to client {remote_ip}\")";
 
+/// The size of a page of which all the buffers on its way hold only a part.
+pub const PAGE: usize = 50_000_000;
+
+/// A server with such pages.
+#[track_caller]
+pub fn large() -> Server {
+    let page = format!("\"x\".repeat({PAGE})");
+    Server::of(build_changed("large", MESSAGE, &page), &[("SLEEP", "0")])
+}
+
 /// A main.rs whose core panics once if there is a file `BREAK`, and sleeps until
 /// there is a file `GATE`.
 pub fn obeying(main: &str) -> String {

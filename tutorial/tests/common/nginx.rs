@@ -7,6 +7,38 @@ use std::os::unix::fs::chown;
 pub const POST: &[u8] =
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
 
+/// A POST with a body of that many bytes.
+pub fn large_post(size: usize) -> Vec<u8> {
+    let length = format!("Content-Length: {size}");
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n");
+    (head + &"x".repeat(size)).into_bytes()
+}
+
+/// Sends large POSTs, which a replica refuses before it has read them, until
+/// it hangs up while nginx is about to send more.
+#[track_caller]
+pub fn one_crosses(proxy: &Server, size: usize) {
+    let post = large_post(size);
+    wait_until("a 502", || {
+        let answer = proxy.exchange(&post);
+        let [refused, bad] =
+            ["405", "502"].map(|it| answer.get(9..12) == Some(it));
+        assert!(refused || bad, "{answer}");
+        bad
+    });
+}
+
+/// The file of a proxy, with its own port and those of two replicas.
+#[track_caller]
+pub fn with_ports(conf: &str, ports: [u16; 3]) -> String {
+    let mut conf = conf.to_owned();
+    for (old, new) in [8080, 8888, 8889].into_iter().zip(ports) {
+        let [old, new] = [old, new].map(|it| format!("127.0.0.1:{it}"));
+        conf = replaced(&conf, &old, &new);
+    }
+    conf
+}
+
 /// Starts nginx in front of two replicas, as nginx.conf says but for the ports
 /// and these changes.
 #[track_caller]
@@ -25,10 +57,7 @@ pub fn nginx_in(
 ) -> Server {
     let mut conf = changed(&read("tutorial/nginx.conf"), changes);
     let port = free_port();
-    for (old, new) in [(8080, port), (8888, ports[0]), (8889, ports[1])] {
-        let [old, new] = [old, new].map(|it| format!("127.0.0.1:{it}"));
-        conf = replaced(&conf, &old, &new);
-    }
+    conf = with_ports(&conf, [port, ports[0], ports[1]]);
     fs::create_dir_all(folder).expect("a folder");
     fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("ours");
     fs::write(folder.join("nginx.conf"), conf).expect("a file");
@@ -47,8 +76,8 @@ pub fn nginx_in(
     server
 }
 
-/// Asks all the time while something happens: 30 clients, each by turns with a
-/// GET, to which a replica says 200, and with a POST, to which it says 405.
+/// Asks all the time while something happens: 30 clients with GETs, to which a
+/// replica says 200, and 10 with POSTs, to which it says 405 at once.
 /// `header` is a line that all of them send, or nothing. Returns how many GETs
 /// were sent, and of each other answer the method and the first line.
 #[track_caller]
@@ -59,24 +88,26 @@ pub fn under_load(
 ) -> (usize, Vec<String>) {
     let (gets, lost) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let (begin, enough) = (Instant::now(), AtomicBool::new(false));
-    let ask = |method: &str, good: &str| {
+    let client = |method: &str, good: &str| {
         let request = format!("{method} / HTTP/1.1\r\nHost: a\r\n{header}\r\n");
-        let answer = read_to_close(send(port, request.as_bytes()));
-        if !answer.starts_with(good) {
-            let line = answer.lines().next().unwrap_or("nothing");
-            lost.lock().expect("no panic").push(format!("{method}: {line}"));
-            sleep(Duration::from_millis(10));
-        }
-    };
-    let client = || {
         while !enough.load(Relaxed) && begin.elapsed() < 2 * LONG {
-            gets.fetch_add(1, Relaxed);
-            ask("GET", "HTTP/1.1 200 ");
-            ask("POST", "HTTP/1.1 405 ");
+            gets.fetch_add(usize::from(method == "GET"), Relaxed);
+            let answer = read_to_close(send(port, request.as_bytes()));
+            if !answer.starts_with(good) {
+                let line = answer.lines().next().unwrap_or("nothing");
+                let line = format!("{method}: {line}");
+                lost.lock().expect("no panic").push(line);
+                sleep(Duration::from_millis(10));
+            }
         }
     };
     thread::scope(|scope| {
-        (0..30).for_each(|_| drop(scope.spawn(client)));
+        for number in 0..40 {
+            scope.spawn(move || match number {
+                0..30 => client("GET", "HTTP/1.1 200 "),
+                _ => client("POST", "HTTP/1.1 405 "),
+            });
+        }
         happens();
         sleep(Duration::from_millis(500));
         enough.store(true, Relaxed);
