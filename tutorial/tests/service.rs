@@ -348,7 +348,8 @@ struct Database {
 impl Database {
     #[track_caller]
     fn start() -> Self {
-        let prepare = "user=$(id -un | sed s/root/postgres/)
+        let prepare = "user=$(id -un)
+            [ $(id -u) != 0 ] || user=postgres
             folder=$(mktemp -d) # not where only root may be
             cp tutorial/service/jobs.sql $folder
             chown -R $user $folder

@@ -137,9 +137,16 @@ fn ctrl_c_leaves_nothing_behind_at_the_question_in_a_build_and_in_a_run() {
     command.env("PATH", path_with("cargo", &script));
     ctrl_c(&command, "\r", |_| read_pid().ends_with('\n'));
     // Dead, even if nobody has buried it yet.
-    let mut ps = bash(&format!("ps -o stat= -p {} || true", read_pid().trim()));
+    let ps = || {
+        output(Command::new("ps").args([
+            "-o",
+            "stat=",
+            "-p",
+            read_pid().trim(),
+        ]))
+    };
     wait_until("the build to end", || {
-        printed(&mut ps).trim_start_matches('Z').trim() == ""
+        ps().1.trim_start_matches('Z').trim() == ""
     });
     assert!(before == files(), "a file is not as it was");
 }
