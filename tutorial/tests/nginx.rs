@@ -229,7 +229,7 @@ fn a_post_that_has_been_sent_is_not_sent_again() {
         ("PUT", true, "405"),
     ] {
         let [mut a, b] = [(); 2].map(|()| Server::start(&[("SLEEP", "0")]));
-        let proxy = nginx([a.port, b.port], &[]);
+        let proxy = nginx([a.port, b.port], &[ALONE]);
         for _ in 0..2 * usize::from(kept) {
             assert_eq!(status(&proxy.url("/")), "200");
         }

@@ -958,7 +958,9 @@ fn where_silence_has_an_end_the_other_machine_is_asked() {
 #[test]
 #[ignore = "takes nginx and root"]
 fn a_kept_connection_to_a_machine_that_is_gone_costs_half_a_minute() {
-    let network = Network::new("0.5", &with_keepalive());
+    let ([auto, one], changes) = (ALONE, with_keepalive());
+    let alone = format!("sed -i.old 's/{auto}/{one}/' target/nginx.conf");
+    let network = Network::new("0.5", &format!("{changes}\n{alone}"));
     assert_eq!(statuses(network.send(4, GET)), ["200"; 4]);
     network.machines[0].run(CUT);
     let start = Instant::now();

@@ -7,6 +7,10 @@ use std::os::unix::fs::chown;
 pub const POST: &[u8] =
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
 
+/// A change to its file. Each process keeps connections of its own, so only one
+/// process is sure to have kept what an earlier request opened.
+pub const ALONE: [&str; 2] = ["worker_processes auto", "worker_processes 1"];
+
 /// A POST with a body of that many bytes.
 pub fn large_post(size: usize) -> Vec<u8> {
     let length = format!("Content-Length: {size}");
