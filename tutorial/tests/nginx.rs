@@ -150,7 +150,8 @@ fn a_large_post_that_is_refused_unread_gets_an_answer() {
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let change =
         ["_buffer_size 2m;", "_buffer_size 9m; client_max_body_size 9m;"];
-    one_crosses(&nginx([replica.port; 2], &[change]), 5_000_000);
+    let proxy = nginx([replica.port; 2], &[change]);
+    one_crosses(&proxy, &large_post(5_000_000), "405");
     assert_eq!(replica.stdout(), "");
 }
 
@@ -234,6 +235,8 @@ fn a_post_that_has_been_sent_is_not_sent_again() {
             assert_eq!(status(&proxy.url("/")), "200");
         }
         a.signal("STOP");
+        let state = || known(a.child.id(), "State");
+        wait_until("it to stand still", || state().starts_with('T'));
         let request = String::from_utf8_lossy(POST).replace("POST", method);
         let clients = [(); 2].map(|()| proxy.send(request.as_bytes()));
         wait_until("one to arrive", || a.sockets().iter().any(|it| it.1 > 1));

@@ -517,7 +517,7 @@ fn takers_each_take_another_job_and_keep_nobody_from_asking() {
         let database = Database::start();
         let server = database.replica(made, "4", "3600");
         let places = ["a", "b", "c", "d"].map(|key| post(&server, key));
-        wait_until("a job", || server.going() > 0);
+        wait_until("the jobs", || server.going() == going);
         // Each taker has asked by then, and more than once.
         sleep(Duration::from_secs(3));
         for place in &places {

@@ -126,7 +126,7 @@ fn ctrl_c_leaves_nothing_behind_at_the_question_in_a_build_and_in_a_run() {
     let [_, said] = ctrl_c(&command, "\r", |it| it.contains(listens));
     let address = said.split(listens).nth(1).expect("it listens");
     let address = address.split('/').next().expect("an address");
-    assert!(TcpStream::connect(address).is_err(), "a server is left");
+    wait_until("its end", || TcpStream::connect(address).is_err());
 
     let pid = scratch("pid");
     let read_pid = || fs::read_to_string(&pid).unwrap_or_default();

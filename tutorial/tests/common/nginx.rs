@@ -18,15 +18,14 @@ pub fn large_post(size: usize) -> Vec<u8> {
     (head + &"x".repeat(size)).into_bytes()
 }
 
-/// Sends large POSTs, which a replica refuses before it has read them, until
-/// it hangs up while nginx is about to send more.
+/// Sends a large POST again and again, which a replica refuses by this status
+/// before it has read it, until it hangs up while nginx is about to send more.
 #[track_caller]
-pub fn one_crosses(proxy: &Server, size: usize) {
-    let post = large_post(size);
+pub fn one_crosses(proxy: &Server, post: &[u8], status: &str) {
     wait_until("a 502", || {
-        let answer = proxy.exchange(&post);
+        let answer = proxy.exchange(post);
         let [refused, bad] =
-            ["405", "502"].map(|it| answer.get(9..12) == Some(it));
+            [status, "502"].map(|it| answer.get(9..12) == Some(it));
         assert!(refused || bad, "{answer}");
         bad
     });
