@@ -439,8 +439,8 @@ fn there_are_no_more_connections_than_workers() {
     let database = Database::new();
     for (name, main, most) in [("sqlite", main, 10), ("named", named, 1)] {
         let server = database.serve(&build_with_all(name, &main), "");
-        let answered = answered(flood(&server, 50));
-        assert_eq!(answered, 50, "{}", server.stderr());
+        let answered = answered(flood(&server, 100));
+        assert_eq!(answered, 100, "{}", server.stderr());
         if cfg!(target_os = "linux") {
             let list = format!("ls -l /proc/{}/fd", server.child.id());
             let (_, files, _) = output(&mut bash(&list));

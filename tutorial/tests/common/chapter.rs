@@ -65,6 +65,12 @@ pub fn number_behind(path: &str, words: &str) -> u32 {
     digits.and_then(|it| it.parse().ok()).expect(words)
 }
 
+/// The seconds that a client has, and a shutdown.
+#[track_caller]
+pub fn patience() -> u32 {
+    number_behind("src/main.rs", "PATIENCE: Duration = Duration::from_secs(")
+}
+
 /// The section of main.rs that works alone.
 pub fn the_executor() -> String {
     let main = read("src/main.rs");
