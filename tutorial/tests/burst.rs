@@ -520,7 +520,8 @@ fn a_terminal_that_can_not_gets_no_control_sign() {
 
 #[test]
 fn ctrl_c_leaves_the_terminal_as_it_was() {
-    let (command, open) = gated(&[], &[]);
+    // run.sh waits for that long, and for two seconds more.
+    let (command, open) = gated(&[("SLEEP", "5")], &[]);
     let terminal = Terminal::start(&command, 80, 24);
     let counts = "0 answered, 10 sleep, 3 wait";
     shows(&terminal, "##########...", counts);
@@ -530,7 +531,7 @@ fn ctrl_c_leaves_the_terminal_as_it_was() {
     let said = assert_tidy(&terminal);
     let own = said.lines().filter(|line| !line.ends_with("127.0.0.1"));
     let own: Vec<_> = own.skip(1).collect();
-    let heading = "13 requests at once, 10 workers, 0 s of sleep:";
+    let heading = "13 requests at once, 10 workers, 5 s of sleep:";
     let stopping = "stopping: what sleeps may wake up; \
                     Ctrl-C again ends it at once";
     assert_eq!(own, [heading, "", "", stopping]);
